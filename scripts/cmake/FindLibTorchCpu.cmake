@@ -17,8 +17,10 @@ endforeach()
 if(Torch_DIR)
   list(APPEND _torch_hints "${Torch_DIR}/../../..")
 endif()
-file(GLOB _torch_venv "${PROJECT_SOURCE_DIR}/.deps/venv-slim/lib/python3*/site-packages/torch")
-list(APPEND _torch_hints ${_torch_venv})
+set(_torch_fetched "${PROJECT_SOURCE_DIR}/.deps/libtorch-slim/torch")
+if(EXISTS "${_torch_fetched}")
+  list(APPEND _torch_hints "${_torch_fetched}")
+endif()
 if(NOT _torch_hints)
   execute_process(
     COMMAND python3 -c "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"

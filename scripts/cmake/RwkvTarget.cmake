@@ -4,6 +4,8 @@ add_library(rwkv_options INTERFACE)
 target_compile_features(rwkv_options INTERFACE cxx_std_20)
 target_compile_options(rwkv_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion
                                               $<$<BOOL:${RWKV_WARNINGS_AS_ERRORS}>:-Werror>)
+# GCC 12 sees overlapping copies in std::string's operator+ (GCC bug 105651).
+target_compile_options(rwkv_options INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
 target_include_directories(rwkv_options INTERFACE ${PROJECT_SOURCE_DIR})
 if(RWKV_SANITIZE)
   # No -g: with LibTorch's headers it doubles the compile time of every file.
@@ -11,6 +13,15 @@ if(RWKV_SANITIZE)
                                                 -fno-sanitize-recover=all)
   target_link_options(rwkv_options INTERFACE -fsanitize=${RWKV_SANITIZE})
 endif()
+
+# LibTorch's include folder holds an fmt of its own, newer than the one that spdlog was built with. A folder
+# with nothing but the system's fmt goes before it.
+function(rwkv_put_system_fmt_first)
+  find_path(RWKV_FMT_INCLUDE_DIR fmt/format.h REQUIRED)
+  file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/first)
+  file(CREATE_LINK ${RWKV_FMT_INCLUDE_DIR}/fmt ${PROJECT_BINARY_DIR}/first/fmt SYMBOLIC)
+  target_include_directories(rwkv_options SYSTEM BEFORE INTERFACE ${PROJECT_BINARY_DIR}/first)
+endfunction()
 
 function(rwkv_target name)
   target_link_libraries(${name} PRIVATE rwkv_options)

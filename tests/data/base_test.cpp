@@ -66,7 +66,8 @@ TEST_F(BaseFiles, AtomicFileLeavesOldContentUntilCommit) {
     file.write("half");
   }
   EXPECT_EQ(read(path), "old");
-  EXPECT_EQ(std::distance(fs::directory_iterator(folder_), {}), 1) << "a temporary file stayed behind";
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder_), {}), 1)
+      << "a temporary file stayed behind";
 
   AtomicFile file(path);
   file.write("....new");

@@ -1,0 +1,14 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace rwkv::ops {
+
+/// Runs body(begin, end) over the pieces [0, count) on LibTorch's threads, each run of at least
+/// `grain` pieces. Our own function, so that a test can see whether this library was built with
+/// OpenMP: without it at::parallel_for is silently serial.
+void parallel_pieces(int64_t count, int64_t grain,
+                     const std::function<void(int64_t, int64_t)>& body);
+
+}  // namespace rwkv::ops

@@ -1,0 +1,103 @@
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "data/base/error.h"
+#include "model/formats/bytes.h"
+#include "model/formats/pth_reader.h"
+#include "model/formats/safetensors.h"
+#include "model/formats/tensor_file.h"
+
+namespace rwkv::formats {
+namespace {
+
+using std::string_view_literals::operator""sv;
+
+struct Lookalike {
+  std::string_view start;
+  std::string_view verdict;
+};
+
+// What people name by mistake. Checked in this order, before the file is taken for safetensors.
+constexpr Lookalike kLookalikes[] = {
+    {"version https://git-lfs"sv,
+     "is a Git LFS pointer, not the weights; run 'git lfs pull' or download the file itself"},
+    {"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"sv,
+     "is a .pth in PyTorch's legacy format (before 1.6), which is not read yet; load it in Python "
+     "and "
+     "torch.save it again"},
+    {"GGUF"sv, "is a GGUF file; convert from the original .pth or .safetensors"},
+    {"fmgg"sv, "is an rwkv.cpp file; convert from the original .pth or .safetensors"},
+    {"\x1f\x8b"sv, "is a gzip archive; unpack it first"},
+    {"\x28\xb5\x2f\xfd"sv, "is a zstd archive; unpack it first"},
+    {"\xfd"
+     "7zXZ"sv,
+     "is an xz archive; unpack it first"},
+    {"7z\xbc\xaf\x27\x1c"sv, "is a 7z archive; unpack it first"},
+    {"Rar!"sv, "is a RAR archive; unpack it first"},
+    {"\x89HDF"sv, "is an HDF5 file; only .pth and .safetensors can be read"},
+    {"\x93NUMPY"sv, "is a NumPy array; only .pth and .safetensors can be read"},
+    {"MMIDIDX"sv, "is a token dataset (.idx); name a weight file"},
+    {"PK\x05\x06"sv, "is an empty zip archive; fetch or save the file again"},
+    {"\x80"sv,
+     "is a plain Python pickle, not made by torch.save; only .pth and .safetensors can be read"},
+};
+
+std::string_view first_word(std::string_view text) {
+  const size_t start = text.find_first_not_of(" \t\r\n");
+  return start == std::string_view::npos ? std::string_view() : text.substr(start);
+}
+
+std::string_view verdict_of(std::span<const std::byte> bytes) {
+  const std::string_view text = as_text(bytes.first(std::min<size_t>(bytes.size(), 512)));
+  if (text.empty()) return "is empty; fetch the file again";
+  for (const Lookalike& row : kLookalikes) {
+    if (text.starts_with(row.start)) return row.verdict;
+  }
+  if (text.find_first_not_of('\0') == std::string_view::npos) {
+    return "begins with zeros only: the copy or download was interrupted; fetch the file again";
+  }
+  if (text.size() > 262 && text.substr(257, 5) == "ustar") {
+    return "is a tar archive (perhaps a .pth of 2016); unpack it, or load it in Python and "
+           "torch.save it "
+           "again";
+  }
+  const std::string_view word = first_word(text);
+  if (word.starts_with('<')) {
+    return "is an HTML or XML page, not weights; the download needs another address or a login";
+  }
+  if (word.starts_with('{') || word.starts_with('[')) {
+    return "is JSON text, not weights; name the .pth or .safetensors file";
+  }
+  return {};
+}
+
+bool looks_like_safetensors(std::span<const std::byte> bytes) {
+  if (bytes.size() < 8) return false;
+  if (bytes.size() > 8 && bytes[8] == std::byte{'{'}) return true;
+  const auto header_bytes = load_le<uint64_t>(bytes, 0);
+  return header_bytes <= static_cast<uint64_t>(kMaxSafetensorsHeaderBytes);
+}
+
+}  // namespace
+
+TensorFileContents parse_tensor_file(std::span<const std::byte> bytes, const std::string& source) {
+  if (as_text(bytes).starts_with("PK\x03\x04")) return read_pth(bytes, source);
+  if (const std::string_view verdict = verdict_of(bytes); !verdict.empty()) {
+    user_error("{} {}", source, verdict);
+  }
+  if (looks_like_safetensors(bytes)) return read_safetensors(bytes, source);
+  user_error(
+      "{} is neither a .pth nor a .safetensors file: it begins with \"{}\"; check the path or "
+      "fetch "
+      "the file again",
+      source, printable(as_text(bytes.first(std::min<size_t>(bytes.size(), 16)))));
+}
+
+TensorFile open_tensor_file(const std::filesystem::path& path) {
+  MappedFile file(path);
+  TensorFileContents contents = parse_tensor_file(file.bytes(), printable(path.string(), 4096));
+  return {std::move(file), std::move(contents)};
+}
+
+}  // namespace rwkv::formats

@@ -1,0 +1,114 @@
+#include "model/rwkv4.h"
+
+#include <torch/torch.h>
+
+#include "cuda/ops.h"
+#include "model/head_qk.h"
+
+namespace rwkv::model {
+namespace {
+
+torch::nn::LayerNorm layer_norm(int64_t n_embd) {
+  return torch::nn::LayerNorm(torch::nn::LayerNormOptions({n_embd}).eps(1e-5));
+}
+
+}  // namespace
+
+TimeMixImpl::TimeMixImpl(const std::string& name, int64_t n_embd, int64_t dim_att)
+    : time_decay(register_parameter("time_decay", at::zeros({dim_att}))),
+      time_first(register_parameter("time_first", at::zeros({dim_att}))),
+      time_mix_k(register_parameter("time_mix_k", at::zeros({1, 1, n_embd}))),
+      time_mix_v(register_parameter("time_mix_v", at::zeros({1, 1, n_embd}))),
+      time_mix_r(register_parameter("time_mix_r", at::zeros({1, 1, n_embd}))),
+      key(register_module("key", linear(n_embd, dim_att))),
+      value(register_module("value", linear(n_embd, dim_att))),
+      receptance(register_module("receptance", linear(n_embd, dim_att))),
+      output(register_module("output", linear(dim_att, n_embd))),
+      state_xx_(name + ".xx"),
+      state_aa_(name + ".aa"),
+      state_bb_(name + ".bb"),
+      state_pp_(name + ".pp") {}
+
+at::Tensor TimeMixImpl::forward(const at::Tensor& x_BTC, State* state) {
+  const at::Tensor shifted = shift_with_state(x_BTC, state, state_xx_);
+  const at::Tensor k_BTA = key(time_mix(x_BTC, shifted, time_mix_k));
+  const at::Tensor v_BTA = value(time_mix(x_BTC, shifted, time_mix_v));
+  const at::Tensor r_BTA = receptance(time_mix(x_BTC, shifted, time_mix_r));
+
+  ops::Wkv4State wkv_state;
+  if (state != nullptr) {
+    wkv_state = {state->get(state_aa_), state->get(state_bb_), state->get(state_pp_)};
+  }
+  const auto [y_BTA, aa, bb, pp] = ops::wkv4(time_decay, time_first, k_BTA, v_BTA, wkv_state);
+  if (state != nullptr) {
+    state->set(state_aa_, aa);
+    state->set(state_bb_, bb);
+    state->set(state_pp_, pp);
+  }
+  return output(r_BTA.sigmoid() * y_BTA);
+}
+
+BlockImpl::BlockImpl(const ModelConfig& config, int64_t layer) {
+  const std::string name = "blocks." + std::to_string(layer);
+  const int64_t C = config.n_embd;
+  if (layer == 0) ln0_ = register_module("ln0", layer_norm(C));
+  ln1_ = register_module("ln1", layer_norm(C));
+  ln2_ = register_module("ln2", layer_norm(C));
+  if (layer == 0 && config.pre_ffn) {
+    ffn_pre_ = register_module("ffnPre", ChannelMix(name + ".ffnPre", C, config.ffn_size()));
+  } else {
+    att_ = register_module("att", TimeMix(name + ".att", C, config.att_size()));
+  }
+  ffn_ = register_module("ffn", ChannelMix(name + ".ffn", C, config.ffn_size()));
+}
+
+at::Tensor BlockImpl::forward(at::Tensor x_BTC, State* state) {
+  if (!ln0_.is_empty()) x_BTC = ln0_(x_BTC);
+  const at::Tensor z_BTC = ln1_(x_BTC);
+  x_BTC = x_BTC + (att_.is_empty() ? ffn_pre_(z_BTC, state) : att_(z_BTC, state));
+  return x_BTC + ffn_(ln2_(x_BTC), state);
+}
+
+Rwkv4::Rwkv4(const ModelConfig& config) : config_(config) {
+  TORCH_CHECK(config.n_layer > 0 && config.n_embd > 0 && config.vocab_size > 0,
+              "Rwkv4: n_layer ", config.n_layer, ", n_embd ", config.n_embd, ", vocab_size ",
+              config.vocab_size, ": all must be positive");
+  const int64_t V = config.vocab_size;
+  const int64_t C = config.n_embd;
+  emb_ = register_module("emb", torch::nn::Embedding(V, C));
+  blocks_ = register_module("blocks", torch::nn::ModuleList());
+  for (int64_t layer = 0; layer < config.n_layer; ++layer) blocks_->push_back(Block(config, layer));
+  ln_out_ = register_module("ln_out", layer_norm(C));
+  head_ = register_module("head", linear(C, V));
+  if (config.head_qk > 0) {
+    head_q_ = register_module("head_q", linear(C, config.head_qk));
+    head_k_ = register_module("head_k", linear(C, config.head_qk));
+  }
+}
+
+at::Tensor Rwkv4::forward(const at::Tensor& ids_BT, State* state, Positions positions) {
+  TORCH_CHECK(ids_BT.dim() == 2 && ids_BT.size(1) > 0, "ids must be [B,T] with T >= 1, got ",
+              ids_BT.sizes());
+  TORCH_CHECK(ids_BT.scalar_type() == at::kLong, "ids must be int64, got ", ids_BT.scalar_type());
+  if (ids_BT.numel() > 0) {
+    const auto [low, high] = at::aminmax(ids_BT);
+    TORCH_CHECK_INDEX(low.item<int64_t>() >= 0 && high.item<int64_t>() < config_.vocab_size,
+                      "ids must lie in 0..", config_.vocab_size - 1, ", got ", low.item<int64_t>(),
+                      "..", high.item<int64_t>());
+  }
+  at::Tensor x_BTC = emb_(ids_BT);
+  for (const auto& block : *blocks_) x_BTC = block->as<BlockImpl>()->forward(x_BTC, state);
+  x_BTC = ln_out_(x_BTC);
+
+  const bool last_only = positions == Positions::kLast;
+  const int64_t T = ids_BT.size(1);
+  if (head_q_.is_empty() && last_only) x_BTC = x_BTC.slice(1, T - 1, T);
+  at::Tensor logits_BTV = head_(x_BTC);
+  if (!head_q_.is_empty()) {
+    logits_BTV = add_head_qk(logits_BTV, x_BTC, ids_BT, head_q_, head_k_, state);
+    if (last_only) logits_BTV = logits_BTV.slice(1, T - 1, T);
+  }
+  return logits_BTV;
+}
+
+}  // namespace rwkv::model

@@ -1,0 +1,219 @@
+#include "model/weights.h"
+
+#include <fmt/ranges.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <set>
+#include <utility>
+
+#include "data/base/error.h"
+#include "model/formats/pth_writer.h"
+#include "model/formats/safetensors.h"
+#include "model/formats/tensor_file.h"
+
+namespace rwkv::model {
+namespace {
+
+using formats::DType;
+
+constexpr std::array<std::pair<DType, at::ScalarType>, 10> kTypes{{
+    {DType::f64, at::kDouble},
+    {DType::f32, at::kFloat},
+    {DType::f16, at::kHalf},
+    {DType::bf16, at::kBFloat16},
+    {DType::i64, at::kLong},
+    {DType::i32, at::kInt},
+    {DType::i16, at::kShort},
+    {DType::i8, at::kChar},
+    {DType::u8, at::kByte},
+    {DType::boolean, at::kBool},
+}};
+
+at::ScalarType scalar_type(const formats::TensorInfo& info, const std::string& file) {
+  for (const auto& [dtype, type] : kTypes) {
+    if (dtype == info.dtype) return type;
+  }
+  user_error("{}: {} is stored as {}, which no model weight uses; convert it to fp32, fp16 or bf16", file,
+             printable(info.name), formats::dtype_name(info.dtype));
+}
+
+DType file_dtype(const at::Tensor& tensor) {
+  for (const auto& [dtype, type] : kTypes) {
+    if (type == tensor.scalar_type()) return dtype;
+  }
+  throw std::logic_error(std::string("no file type for ") + c10::toString(tensor.scalar_type()));
+}
+
+std::span<std::byte> bytes_of(const at::Tensor& tensor) {
+  return {static_cast<std::byte*>(tensor.mutable_data_ptr()), tensor.nbytes()};
+}
+
+/// Constants that the original programs save among the weights.
+bool is_mask_buffer(const std::string& name) {
+  return name == "copy_mask" || name.ends_with(".tiny_mask") || name.ends_with(".att_mask");
+}
+
+std::string shape_text(at::IntArrayRef shape) { return fmt::format("[{}]", fmt::join(shape, ",")); }
+
+/// [1,1,C] and [C] hold the same time_mix; everything else must agree exactly.
+bool fits(const at::Tensor& tensor, const at::Tensor& parameter) {
+  return tensor.sizes() == parameter.sizes() ||
+         (parameter.dim() == 3 && tensor.dim() == 1 && tensor.numel() == parameter.numel());
+}
+
+/// What keeps `tensors` from being the parameters, one entry each.
+std::vector<std::string> mismatches(LanguageModel& model, const Tensors& tensors) {
+  std::vector<std::string> problems;
+  std::set<std::string> known;
+  for (const auto& entry : model.named_parameters()) {
+    known.insert(entry.key());
+    const auto found = tensors.find(entry.key());
+    if (found == tensors.end()) {
+      problems.push_back(fmt::format("{} is missing", entry.key()));
+    } else if (!fits(found->second, entry.value())) {
+      problems.push_back(fmt::format("{} is {}, expected {}", entry.key(), shape_text(found->second.sizes()),
+                                     shape_text(entry.value().sizes())));
+    }
+  }
+  for (const auto& [name, tensor] : tensors) {
+    if (!known.contains(name) && !is_mask_buffer(name)) {
+      problems.push_back(fmt::format("{} is unknown", printable(name, 80)));
+    }
+  }
+  return problems;
+}
+
+int64_t size_of(const Shapes& shapes, const std::string& name, size_t dim, const std::string& where) {
+  const auto found = shapes.find(name);
+  if (found == shapes.end() || found->second.size() <= dim || found->second[dim] <= 0) {
+    user_error("{}: this is no RWKV-4 model: {} is missing or has no dimension {}; name a file of RWKV-4 weights",
+               where, name, dim);
+  }
+  return found->second[dim];
+}
+
+int64_t count_layers(const Shapes& shapes) {
+  int64_t layers = 0;
+  while (shapes.contains(fmt::format("blocks.{}.ln1.weight", layers))) ++layers;
+  return layers;
+}
+
+/// Place in a file: emb first, blocks by number, then ln_out, head and the rest.
+std::tuple<int, int64_t, std::string> file_order(const std::string& name) {
+  if (name.starts_with("emb.")) return {0, 0, name};
+  if (name.starts_with("blocks.")) return {1, std::stoll(name.substr(7)), name};
+  if (name.starts_with("ln_out.")) return {2, 0, name};
+  return {3, 0, name};
+}
+
+}  // namespace
+
+Tensors read_tensors(const std::filesystem::path& path) {
+  const formats::TensorFile file = formats::open_tensor_file(path);
+  const std::string name = printable(path.string());
+  Tensors tensors;
+  for (const formats::TensorInfo& info : file.tensors()) {
+    file.verify(info);
+    at::Tensor tensor = at::empty(info.shape, scalar_type(info, name));
+    info.copy_row_major(bytes_of(tensor));
+    tensors[info.name] = tensor;
+  }
+  file.check_unchanged();
+  return tensors;
+}
+
+Shapes shapes_of(const Tensors& tensors) {
+  Shapes shapes;
+  for (const auto& [name, tensor] : tensors) shapes[name] = tensor.sizes().vec();
+  return shapes;
+}
+
+ModelConfig config_from_shapes(const Shapes& shapes, const std::string& where) {
+  for (const auto& [name, shape] : shapes) {
+    for (const char* part : {"att.r_k", "time_maa", "att.ln_x", "tiny_", "att.qq", "xatt", "pos_emb_"}) {
+      if (name.find(part) != std::string::npos && !is_mask_buffer(name)) {
+        user_error("{}: {} belongs to a kind of RWKV that this program does not run yet; use plain RWKV-4 weights "
+                   "(with or without pre_ffn and Head-QK)",
+                   where, printable(name, 80));
+      }
+    }
+  }
+  ModelConfig config;
+  config.arch = "rwkv4";
+  config.n_layer = count_layers(shapes);
+  config.vocab_size = size_of(shapes, "emb.weight", 0, where);
+  config.n_embd = size_of(shapes, "emb.weight", 1, where);
+  if (config.n_layer == 0) user_error("{}: this is no RWKV-4 model: it has no blocks", where);
+  config.pre_ffn = shapes.contains("blocks.0.ffnPre.key.weight");
+  const std::string att = fmt::format("blocks.{}.att.key.weight", config.pre_ffn ? 1 : 0);
+  const bool has_att = shapes.contains(att) || !config.pre_ffn || config.n_layer > 1;
+  const int64_t dim_att = has_att ? size_of(shapes, att, 0, where) : config.n_embd;
+  const int64_t dim_ffn = size_of(shapes, "blocks.0.ffn.key.weight", 0, where);
+  // 0 is the default's name, so that a configuration read back equals the one that was trained.
+  config.dim_att = dim_att == config.n_embd ? 0 : dim_att;
+  config.dim_ffn = dim_ffn == 4 * config.n_embd ? 0 : dim_ffn;
+  if (shapes.contains("head_q.weight")) config.head_qk = size_of(shapes, "head_q.weight", 0, where);
+  return config;
+}
+
+void load_weights(LanguageModel& model, const Tensors& tensors, const std::string& where) {
+  const std::vector<std::string> problems = mismatches(model, tensors);
+  if (!problems.empty()) {
+    user_error("{} does not fit the model: {}", where, fmt::join(problems, "; "));
+  }
+  const torch::NoGradGuard no_grad;
+  for (const auto& entry : model.named_parameters()) {
+    at::Tensor parameter = entry.value();
+    parameter.copy_(tensors.at(entry.key()).view(parameter.sizes()));
+  }
+}
+
+std::vector<std::pair<std::string, at::Tensor>> ordered_parameters(const LanguageModel& model) {
+  std::vector<std::pair<std::string, at::Tensor>> parameters;
+  for (const auto& entry : model.named_parameters()) {
+    parameters.emplace_back(entry.key(), entry.value().detach());
+  }
+  std::sort(parameters.begin(), parameters.end(), [](const auto& a, const auto& b) {
+    return file_order(a.first) < file_order(b.first);
+  });
+  return parameters;
+}
+
+namespace {
+
+std::vector<formats::TensorSpec> specs_of(
+    const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
+  std::vector<formats::TensorSpec> specs;
+  for (const auto& [name, tensor] : tensors) {
+    specs.push_back({name, file_dtype(tensor), tensor.sizes().vec()});
+  }
+  return specs;
+}
+
+/// Hands out the tensors' bytes, at most one copy (of a tensor that is not contiguous) at a time.
+formats::TensorBytes bytes_from(const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
+  return [&tensors, held = at::Tensor()](size_t index) mutable {
+    held = tensors.at(index).second.contiguous();
+    return std::span<const std::byte>(bytes_of(held));
+  };
+}
+
+}  // namespace
+
+void save_pth(const LanguageModel& model, const std::filesystem::path& file) {
+  const auto parameters = ordered_parameters(model);
+  formats::write_pth(file, specs_of(parameters), bytes_from(parameters));
+}
+
+WrittenFile save_safetensors(const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+                             const std::filesystem::path& file,
+                             const std::map<std::string, std::string>& metadata) {
+  const formats::WrittenFile written =
+      formats::write_safetensors(file, specs_of(tensors), bytes_from(tensors), metadata);
+  return {written.size_bytes, written.crc32c};
+}
+
+}  // namespace rwkv::model

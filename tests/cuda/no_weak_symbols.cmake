@@ -1,0 +1,15 @@
+# cmake -DNM=nm -DOBJECTS="a.o;b.o" -P no_weak_symbols.cmake: fails when an object defines a weak symbol.
+if(NOT OBJECTS)
+  message(FATAL_ERROR "OBJECTS is empty: nothing was checked")
+endif()
+foreach(object IN LISTS OBJECTS)
+  execute_process(COMMAND ${NM} -C --defined-only ${object} OUTPUT_VARIABLE symbols
+                  COMMAND_ERROR_IS_FATAL ANY)
+  if(NOT symbols MATCHES "kWkvKernels")
+    message(FATAL_ERROR "${object}: defines no table of kernels; is it the right file?")
+  endif()
+  string(REGEX MATCHALL "[^\n]* [WVuw] [^\n]*" weak "${symbols}")
+  if(weak)
+    message(FATAL_ERROR "${object}: defines weak symbols, built for one instruction set:\n${weak}")
+  endif()
+endforeach()

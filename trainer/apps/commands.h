@@ -1,0 +1,14 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+namespace rwkv::apps {
+
+// Each function adds one subcommand; its callback stores the exit code (trainer/exit_code.h).
+void add_train(CLI::App& program, int& exit_code);
+void add_generate(CLI::App& program, int& exit_code);
+void add_logits(CLI::App& program, int& exit_code);
+void add_data(CLI::App& program, int& exit_code);
+void add_info(CLI::App& program, int& exit_code);
+
+}  // namespace rwkv::apps

@@ -1,0 +1,73 @@
+#include <c10/util/Exception.h>
+#include <fmt/format.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <csignal>
+#include <cstdio>
+#include <new>
+#include <string>
+
+#include "data/base/error.h"
+#include "trainer/apps/commands.h"
+#include "trainer/exit_code.h"
+#include "trainer/version.h"
+
+namespace {
+
+using rwkv::trainer::ExitCode;
+
+int fail(ExitCode code, const std::string& message) {
+  fmt::print(stderr, "rwkv: {}\n", message);
+  return code;
+}
+
+bool is_out_of_memory(const c10::Error& error) {
+  return std::string_view(error.what_without_backtrace()).find("allocate memory") !=
+         std::string_view::npos;
+}
+
+int run(int argc, char** argv) {
+  CLI::App program("Train RWKV language models and write text with them.", "rwkv");
+  program.set_version_flag("--version", rwkv::trainer::version_text());
+  program.require_subcommand(1);
+  program.failure_message([](const CLI::App*, const CLI::Error& error) {
+    return fmt::format("rwkv: {}; see 'rwkv --help'\n", error.what());
+  });
+  int exit_code = ExitCode::kFinished;
+  rwkv::apps::add_train(program, exit_code);
+  rwkv::apps::add_generate(program, exit_code);
+  rwkv::apps::add_logits(program, exit_code);
+  rwkv::apps::add_data(program, exit_code);
+  rwkv::apps::add_info(program, exit_code);
+  try {
+    program.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return program.exit(error) == 0 ? ExitCode::kFinished : ExitCode::kUserMistake;
+  }
+  return exit_code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);  // a closed terminal or pipe must not end a training run
+  spdlog::set_default_logger(spdlog::stderr_color_mt("rwkv"));
+  spdlog::set_pattern("[%H:%M:%S] %^%v%$");
+  try {
+    return run(argc, argv);
+  } catch (const rwkv::UserError& error) {
+    return fail(ExitCode::kUserMistake, error.what());
+  } catch (const rwkv::trainer::NotFiniteError& error) {
+    return fail(ExitCode::kNotFinite, error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(ExitCode::kUserMistake, "not enough memory; use a smaller model, batch or context");
+  } catch (const c10::Error& error) {
+    if (is_out_of_memory(error)) {
+      return fail(ExitCode::kUserMistake, "not enough memory; use a smaller model, batch or context");
+    }
+    return fail(ExitCode::kBug, std::string("internal error, please report it: ") + error.what());
+  } catch (const std::exception& error) {
+    return fail(ExitCode::kBug, std::string("internal error, please report it: ") + error.what());
+  }
+}

@@ -1,0 +1,304 @@
+#include "trainer/checkpoint.h"
+
+#include <fcntl.h>
+#include <spdlog/spdlog.h>
+#include <fmt/ranges.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "data/base/atomic_file.h"
+#include "data/base/crc32c.h"
+#include "data/base/error.h"
+#include "data/base/mapped_file.h"
+#include "model/weights.h"
+#include "trainer/version.h"
+
+namespace rwkv::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using nlohmann::ordered_json;
+
+constexpr int kFormatVersion = 1;
+constexpr const char* kModelFile = "model.safetensors";
+constexpr const char* kOptimizerFile = "optim-00000-of-00001.safetensors";
+
+std::string read_text(const fs::path& path) {
+  const MappedFile file(path);
+  const auto bytes = file.bytes();
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+json read_json(const fs::path& path) {
+  json parsed = json::parse(read_text(path), nullptr, /*allow_exceptions=*/false);
+  if (!parsed.is_object()) {
+    user_error("{} is no JSON object; use another checkpoint", printable(path.string()));
+  }
+  return parsed;
+}
+
+/// The step in "step-00000123", or -1.
+int64_t step_of(const fs::path& folder) {
+  const std::string name = folder.filename().string();
+  constexpr std::string_view kPrefix = "step-";
+  const std::string_view digits = std::string_view(name).substr(std::min(kPrefix.size(), name.size()));
+  const bool fits = name.starts_with(kPrefix) && !digits.empty() && digits.size() <= 18 &&
+                    std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
+  return fits ? std::stoll(std::string(digits)) : -1;
+}
+
+/// All step-N folders, newest first. By number, not by date: clocks go backwards.
+std::vector<fs::path> checkpoint_folders(const fs::path& folder) {
+  std::vector<fs::path> found;
+  std::error_code failed;
+  for (const auto& entry : fs::directory_iterator(folder, failed)) {
+    if (step_of(entry.path()) >= 0 && entry.is_directory(failed)) found.push_back(entry.path());
+  }
+  std::sort(found.begin(), found.end(),
+            [](const fs::path& a, const fs::path& b) { return step_of(a) > step_of(b); });
+  return found;
+}
+
+void remove_folder(const fs::path& folder) {
+  std::error_code failed;
+  fs::remove_all(folder, failed);
+  if (failed) spdlog::warn("cannot remove {}: {}", printable(folder.string()), failed.message());
+}
+
+/// Files of a checkpoint while it is written: each is whole and on disk when its entry is made.
+class Manifest {
+ public:
+  explicit Manifest(fs::path folder) : folder_(std::move(folder)) {}
+
+  void add(const std::string& name, int64_t size_bytes, uint32_t crc32c) {
+    files_[name] = {{"size_bytes", size_bytes}, {"crc32c", fmt::format("{:08x}", crc32c)}};
+  }
+  void write_text(const std::string& name, std::string_view text) {
+    AtomicFile file(folder_ / name);
+    file.write(text);
+    add(name, file.size_bytes(), file.crc32c());
+    file.commit();
+  }
+  void write_tensors(const std::string& name,
+                     const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
+    const model::WrittenFile written = model::save_safetensors(tensors, folder_ / name);
+    add(name, written.size_bytes, written.crc32c);
+  }
+  void commit() const {
+    const ordered_json manifest{{"format_version", kFormatVersion}, {"files", files_}};
+    write_file_atomically(folder_ / "manifest.json", manifest.dump(2) + "\n");
+  }
+
+ private:
+  fs::path folder_;
+  ordered_json files_ = ordered_json::object();
+};
+
+std::string state_json(const CheckpointState& state) {
+  const ordered_json entry{{"step", state.progress.step},
+                           {"tokens", state.progress.tokens},
+                           {"samples", state.progress.samples},
+                           {"smoothed_loss", state.progress.smoothed_loss},
+                           {"optimizer_steps", state.optimizer_steps},
+                           {"last_betas", state.last_betas},
+                           {"data_fingerprint", state.data_fingerprint},
+                           {"world_size", 1},
+                           {"program_version", version_text()}};
+  return entry.dump(2) + "\n";
+}
+
+std::vector<std::pair<std::string, at::Tensor>> moments_of(const Adam& optimizer) {
+  std::vector<std::pair<std::string, at::Tensor>> moments;
+  for (size_t i = 0; i < optimizer.parameters().size(); ++i) {
+    const std::string& name = optimizer.parameters()[i].name;
+    moments.emplace_back(name + ".exp_avg", optimizer.exp_avg()[i]);
+    moments.emplace_back(name + ".exp_avg_sq", optimizer.exp_avg_sq()[i]);
+  }
+  return moments;
+}
+
+/// Removes the folder of an unfinished checkpoint when writing fails.
+class FolderGuard {
+ public:
+  explicit FolderGuard(fs::path folder) : folder_(std::move(folder)) {}
+  FolderGuard(const FolderGuard&) = delete;
+  FolderGuard& operator=(const FolderGuard&) = delete;
+  ~FolderGuard() {
+    if (!done_) remove_folder(folder_);
+  }
+  void done() { done_ = true; }
+
+ private:
+  fs::path folder_;
+  bool done_ = false;
+};
+
+void rename_folder(const fs::path& from, const fs::path& to) {
+  std::error_code failed;
+  fs::rename(from, to, failed);
+  if (failed) {
+    user_error("cannot rename {} to {}: {}; check the folder's rights", printable(from.string()),
+               printable(to.string()), failed.message());
+  }
+}
+
+}  // namespace
+
+void CheckpointStore::save(const CheckpointState& state, const model::LanguageModel& model,
+                           const Adam& optimizer, const data::Vocabulary* vocabulary,
+                           int64_t keep_last) const {
+  const fs::path target = folder_ / fmt::format("step-{:08}", state.progress.step);
+  const fs::path temporary = target.string() + ".tmp";
+  remove_folder(temporary);
+  std::error_code failed;
+  fs::create_directories(temporary, failed);
+  if (failed) {
+    user_error("cannot create {}: {}; free space or check the folder's rights",
+               printable(temporary.string()), failed.message());
+  }
+  FolderGuard guard(temporary);
+  Manifest manifest(temporary);
+  manifest.write_tensors(kModelFile, model::ordered_parameters(model));
+  manifest.write_tensors(kOptimizerFile, moments_of(optimizer));
+  manifest.write_text("state.json", state_json(state));
+  manifest.write_text("config.yaml", state.config_yaml);
+  const std::string vocab_json = vocabulary != nullptr ? vocabulary->to_json() : "";
+  if (!vocab_json.empty()) manifest.write_text("vocab.json", vocab_json);
+  manifest.commit();
+  sync_folder(temporary);
+
+  // A damaged folder of this step may be in the way; it is kept for study under another name.
+  if (fs::exists(target)) rename_folder(target, target.string() + ".damaged");
+  rename_folder(temporary, target);
+  guard.done();
+  sync_folder(folder_);
+  write_file_atomically(folder_ / "latest", target.filename().string() + "\n");
+
+  // The one just written is valid, so older ones may go. Damaged newer ones are left alone.
+  int64_t kept = 0;
+  for (const fs::path& old : checkpoint_folders(folder_)) {
+    if (step_of(old) <= state.progress.step && ++kept > keep_last) remove_folder(old);
+  }
+}
+
+std::optional<fs::path> CheckpointStore::newest_valid(bool damaged_is_error) const {
+  const std::vector<fs::path> folders = checkpoint_folders(folder_);
+  std::string first_damage;
+  for (const fs::path& folder : folders) {
+    std::string damage;
+    try {
+      damage = checkpoint_damage(folder);
+    } catch (const UserError& error) {
+      damage = error.what();
+    }
+    if (damage.empty()) return folder;
+    spdlog::warn("skipping {}: {}", printable(folder.string()), damage);
+    if (first_damage.empty()) first_damage = damage;
+  }
+  if (!folders.empty() && damaged_is_error) {
+    user_error("no checkpoint in {} is whole (the newest: {}); restore one, choose another train.out_dir, or start "
+               "over with --from-scratch",
+               printable(folder_.string()), first_damage);
+  }
+  return std::nullopt;
+}
+
+void CheckpointStore::remove_leftovers() const {
+  std::error_code failed;
+  std::vector<fs::path> leftovers;
+  for (const auto& entry : fs::directory_iterator(folder_, failed)) {
+    const std::string name = entry.path().filename().string();
+    const bool folder = name.starts_with("step-") && name.ends_with(".tmp");
+    const bool file = name.find(".tmp-") != std::string::npos;
+    if (folder || file) leftovers.push_back(entry.path());
+  }
+  for (const fs::path& path : leftovers) {
+    spdlog::warn("removing {}, left behind by an interrupted save", printable(path.string()));
+    remove_folder(path);
+  }
+}
+
+std::string checkpoint_damage(const fs::path& checkpoint) {
+  if (!fs::exists(checkpoint / "manifest.json")) return "manifest.json is missing";
+  const json manifest = json::parse(read_text(checkpoint / "manifest.json"), nullptr, false);
+  if (!manifest.is_object() || !manifest.contains("format_version") || !manifest.contains("files") ||
+      !manifest["format_version"].is_number_integer() || !manifest["files"].is_object()) {
+    return "manifest.json is damaged";
+  }
+  if (manifest["format_version"].get<int64_t>() != kFormatVersion) {
+    return fmt::format("it has format version {}, this program reads {}",
+                       manifest["format_version"].get<int64_t>(), kFormatVersion);
+  }
+  for (const char* name : {kModelFile, kOptimizerFile, "state.json", "config.yaml"}) {
+    if (!manifest["files"].contains(name)) return fmt::format("manifest.json does not list {}", name);
+  }
+  for (const auto& [name, entry] : manifest["files"].items()) {
+    if (fs::path(name).filename() != name || !entry.is_object() || !entry.contains("size_bytes") ||
+        !entry.contains("crc32c") || !entry["size_bytes"].is_number_integer() ||
+        !entry["crc32c"].is_string()) {
+      return "manifest.json is damaged";
+    }
+    if (!fs::exists(checkpoint / name)) return fmt::format("{} is missing", printable(name));
+    const MappedFile file(checkpoint / name);
+    if (file.size_bytes() != entry["size_bytes"].get<int64_t>()) {
+      return fmt::format("{} has {} bytes instead of {}", printable(name), file.size_bytes(),
+                         entry["size_bytes"].get<int64_t>());
+    }
+    if (fmt::format("{:08x}", crc32c(file.bytes())) != entry["crc32c"].get<std::string>()) {
+      return fmt::format("{} does not agree with its checksum", printable(name));
+    }
+  }
+  return {};
+}
+
+CheckpointState read_checkpoint_state(const fs::path& checkpoint) {
+  const json entry = read_json(checkpoint / "state.json");
+  CheckpointState state;
+  try {
+    entry.at("step").get_to(state.progress.step);
+    entry.at("tokens").get_to(state.progress.tokens);
+    entry.at("samples").get_to(state.progress.samples);
+    entry.at("smoothed_loss").get_to(state.progress.smoothed_loss);
+    entry.at("optimizer_steps").get_to(state.optimizer_steps);
+    entry.at("last_betas").get_to(state.last_betas);
+    entry.at("data_fingerprint").get_to(state.data_fingerprint);
+    entry.at("program_version").get_to(state.program_version);
+  } catch (const json::exception& error) {
+    user_error("{}: {}; use another checkpoint", printable((checkpoint / "state.json").string()),
+               error.what());
+  }
+  state.config_yaml = read_text(checkpoint / "config.yaml");
+  return state;
+}
+
+void load_checkpoint(const fs::path& checkpoint, model::LanguageModel& model, Adam& optimizer) {
+  const fs::path weights = checkpoint / kModelFile;
+  model::load_weights(model, model::read_tensors(weights), printable(weights.string()));
+  const fs::path moments = checkpoint / kOptimizerFile;
+  const model::Tensors stored = model::read_tensors(moments);
+  std::vector<std::string> problems;
+  const auto moments_now = moments_of(optimizer);
+  for (const auto& [name, tensor] : moments_now) {
+    const auto found = stored.find(name);
+    if (found == stored.end()) {
+      problems.push_back(name + " is missing");
+    } else if (found->second.sizes() != tensor.sizes()) {
+      problems.push_back(name + " has another shape");
+    }
+  }
+  if (!problems.empty()) {
+    user_error("{} does not fit the model: {}", printable(moments.string()), fmt::join(problems, "; "));
+  }
+  const torch::NoGradGuard no_grad;
+  for (const auto& [name, tensor] : moments_now) {
+    at::Tensor moment = tensor;
+    moment.copy_(stored.at(name));
+  }
+}
+
+}  // namespace rwkv::trainer

@@ -1,0 +1,73 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "data/vocabulary.h"
+#include "model/language_model.h"
+#include "trainer/optimizer.h"
+
+namespace rwkv::trainer {
+
+/// Where a run stands. All of it is stored in every checkpoint.
+struct Progress {
+  int64_t step = 0;     // optimizer updates done or skipped
+  int64_t tokens = 0;   // tokens trained on
+  int64_t samples = 0;  // windows trained on: position of the sampler
+  double smoothed_loss = 0;
+};
+
+/// state.json of a checkpoint.
+struct CheckpointState {
+  Progress progress;
+  int64_t optimizer_steps = 0;          // Adam's t
+  std::array<double, 2> last_betas{};   // of the last update: a change is noticed across a restart
+  std::string config_yaml;      // the whole effective configuration
+  std::string data_fingerprint;
+  std::string program_version;
+};
+
+/// Checkpoints of one run, folders FOLDER/step-NNNNNNNN:
+///   model.safetensors                   weights (fp32 masters) by their released names
+///   optim-00000-of-00001.safetensors    NAME.exp_avg, NAME.exp_avg_sq
+///   state.json, config.yaml             CheckpointState
+///   vocab.json                          for character models
+///   manifest.json                       written last: size and CRC-32C of every other file
+/// Written as step-N.tmp, synced, renamed; FOLDER/latest is a hint only. docs/formats.md describes
+/// the files.
+class CheckpointStore {
+ public:
+  explicit CheckpointStore(std::filesystem::path folder) : folder_(std::move(folder)) {}
+
+  /// Writes a checkpoint and then deletes older ones beyond `keep_last`, never the newest valid
+  /// one. Throws UserError when it cannot be written; checkpoints written before stay as they are.
+  void save(const CheckpointState& state, const model::LanguageModel& model, const Adam& optimizer,
+            const data::Vocabulary* vocabulary, int64_t keep_last) const;
+
+  /// The newest folder whose files agree with its manifest. Damaged ones are skipped with a warning
+  /// and kept. Throws UserError when there are checkpoints but none is valid and
+  /// `damaged_is_error`.
+  [[nodiscard]] std::optional<std::filesystem::path> newest_valid(bool damaged_is_error) const;
+
+  /// Removes step-*.tmp folders that an interrupted save left behind.
+  void remove_leftovers() const;
+
+ private:
+  std::filesystem::path folder_;
+};
+
+/// What is wrong with a checkpoint folder, or an empty text when it is whole. Reads every byte.
+std::string checkpoint_damage(const std::filesystem::path& checkpoint);
+
+CheckpointState read_checkpoint_state(const std::filesystem::path& checkpoint);
+
+/// Restores weights and moments. Throws UserError listing every tensor that is missing or has
+/// another shape.
+void load_checkpoint(const std::filesystem::path& checkpoint, model::LanguageModel& model,
+                     Adam& optimizer);
+
+}  // namespace rwkv::trainer

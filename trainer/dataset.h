@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "data/sampler.h"
+#include "data/token_source.h"
+#include "data/vocabulary.h"
+#include "trainer/config.h"
+
+namespace rwkv::trainer {
+
+/// The texts of a run: what is trained on, what is held out, and the order of the training windows.
+struct Dataset {
+  std::shared_ptr<const data::TokenSource> train;
+  std::shared_ptr<const data::TokenSource> validation;  // null when nothing is held out
+  std::shared_ptr<const data::Vocabulary> vocabulary;   // null for ready-made tokens
+  std::unique_ptr<const data::Sampler> sampler;
+  int64_t vocab_size = 0;
+  std::string fingerprint;  // of the training file; equal files have equal ones
+
+  /// Bytes of text behind a token on average: 1 for bytes, more for characters; unknown for
+  /// ready-made tokens.
+  std::optional<double> train_bytes_per_token;
+  std::optional<double> validation_bytes_per_token;
+  bool tokens_are_characters = false;
+};
+
+/// Opens and checks the files of `config`. Throws UserError naming the key, the file and the mend.
+Dataset open_dataset(const RunConfig& config);
+
+/// Nats per token as bits per byte of text; nothing when the bytes are unknown.
+std::optional<double> bits_per_byte(double nats_per_token, std::optional<double> bytes_per_token);
+
+}  // namespace rwkv::trainer

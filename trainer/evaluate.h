@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "data/token_source.h"
+#include "model/language_model.h"
+
+namespace rwkv::trainer {
+
+struct ValidationPlan {
+  int64_t windows =
+      1024;  // spread evenly over the text, at most as many as fit without looking twice
+  int64_t ctx_len = 0;
+  int64_t micro_bsz = 1;  // windows per forward pass
+};
+
+/// Mean loss in nats per token over evenly spread windows of ctx_len + 1 tokens, each from the
+/// empty state. `on_progress(done, all)` is called after every forward pass, with numbers of
+/// windows.
+double validation_loss(model::LanguageModel& model, const data::TokenSource& text,
+                       const ValidationPlan& plan,
+                       const std::function<void(int64_t, int64_t)>& on_progress = {});
+
+}  // namespace rwkv::trainer

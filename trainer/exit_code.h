@@ -1,0 +1,23 @@
+#pragma once
+
+#include <stdexcept>
+
+namespace rwkv::trainer {
+
+/// Exit codes of every command.
+enum ExitCode : int {
+  kFinished = 0,
+  kBug = 1,             // ours; a trace is printed
+  kUserMistake = 2,     // one line
+  kNotFinite = 3,       // loss or gradients
+  kStoppedBySignal = 4  // after saving: the same command resumes
+};
+
+/// Loss or gradients are NaN or infinite; the message names step and parameter. Nothing was
+/// updated.
+class NotFiniteError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+}  // namespace rwkv::trainer

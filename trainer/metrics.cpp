@@ -1,0 +1,114 @@
+#include "trainer/metrics.h"
+
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "data/base/atomic_file.h"
+#include "data/base/error.h"
+
+namespace rwkv::trainer {
+namespace {
+
+using nlohmann::json;
+
+/// The lines of `path` that are whole and belong to steps up to `last_step`.
+std::string kept_lines(const std::filesystem::path& path, int64_t last_step) {
+  std::ifstream in(path);
+  std::string kept;
+  for (std::string line; std::getline(in, line);) {
+    const json entry = json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!entry.is_object() || !entry.contains("step") || !entry["step"].is_number_integer())
+      continue;
+    if (entry["step"].get<int64_t>() <= last_step) kept += line + '\n';
+  }
+  return kept;
+}
+
+void set_optional(nlohmann::ordered_json& entry, const char* key,
+                  const std::optional<double>& value) {
+  if (value) entry[key] = *value;
+}
+
+}  // namespace
+
+MetricsLog::MetricsLog(const std::filesystem::path& folder, int64_t last_step)
+    : path_(folder / "metrics.jsonl") {
+  write_file_atomically(path_, kept_lines(path_, last_step));
+  out_.open(path_, std::ios::app);
+}
+
+void MetricsLog::write(const StepMetrics& metrics) {
+  nlohmann::ordered_json entry;
+  entry["step"] = metrics.step;
+  entry["tokens"] = metrics.tokens;
+  entry["loss"] = metrics.loss;
+  entry["smoothed_loss"] = metrics.smoothed_loss;
+  set_optional(entry, "bits_per_byte", metrics.bits_per_byte);
+  set_optional(entry, "bits_per_character", metrics.bits_per_character);
+  entry["lr"] = metrics.lr;
+  entry["grad_norm"] = metrics.grad_norm;
+  entry["tokens_per_s"] = std::round(metrics.tokens_per_s * 10) / 10;
+  if (metrics.skipped) entry["skipped"] = true;
+  write_line(entry.dump());
+}
+
+void MetricsLog::write(const ValidationMetrics& metrics) {
+  nlohmann::ordered_json entry;
+  entry["step"] = metrics.step;
+  entry["tokens"] = metrics.tokens;
+  entry["val_loss"] = metrics.val_loss;
+  set_optional(entry, "val_bits_per_byte", metrics.val_bits_per_byte);
+  set_optional(entry, "val_bits_per_character", metrics.val_bits_per_character);
+  write_line(entry.dump());
+}
+
+void MetricsLog::write_line(const std::string& line) {
+  out_ << line << '\n' << std::flush;
+  if (out_ || failed_) return;
+  failed_ = true;
+  spdlog::error("cannot write {}; training goes on without it", printable(path_.string()));
+}
+
+ProgressLine::ProgressLine(int64_t total_steps)
+    : total_steps_(total_steps), is_terminal_(::isatty(STDERR_FILENO) == 1), start_(Clock::now()) {}
+
+void ProgressLine::show(const StepMetrics& metrics) {
+  const auto now = Clock::now();
+  if (first_step_ < 0) first_step_ = metrics.step - 1;
+  const std::chrono::duration<double> interval(is_terminal_ ? 0.1 : 5.0);
+  const bool last = metrics.step == total_steps_;
+  if (!last && metrics.step > first_step_ + 1 && now - last_shown_ < interval) return;
+  last_shown_ = now;
+  const double elapsed_s = std::chrono::duration<double>(now - start_).count();
+  const auto done = static_cast<double>(metrics.step - first_step_);
+  const double left_s = elapsed_s / done * static_cast<double>(total_steps_ - metrics.step);
+  const std::string bits =
+      metrics.bits_per_byte ? fmt::format("  bits/byte {:.3f}", *metrics.bits_per_byte) : "";
+  const std::string text = fmt::format(
+      "step {}/{}  tokens {:.2f}M  loss {:.4f}  smoothed {:.4f}{}  lr {:.2e}  grad norm {:.2f}  "
+      "{:.0f} "
+      "tokens/s  left {}",
+      metrics.step, total_steps_, static_cast<double>(metrics.tokens) / 1e6, metrics.loss,
+      metrics.smoothed_loss, bits, metrics.lr, metrics.grad_norm, metrics.tokens_per_s,
+      format_duration(left_s));
+  std::fprintf(stderr, is_terminal_ ? "\r%s\x1b[K" : "%s\n", text.c_str());
+  line_open_ = is_terminal_;
+}
+
+void ProgressLine::finish() {
+  if (line_open_) std::fputc('\n', stderr);
+  line_open_ = false;
+}
+
+std::string format_duration(double seconds) {
+  const auto total = static_cast<int64_t>(std::lround(seconds));
+  if (total >= 3600) return fmt::format("{}h{:02}m", total / 3600, total / 60 % 60);
+  if (total >= 60) return fmt::format("{}m{:02}s", total / 60, total % 60);
+  return fmt::format("{}s", total);
+}
+
+}  // namespace rwkv::trainer

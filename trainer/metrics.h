@@ -1,0 +1,79 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <string>
+
+namespace rwkv::trainer {
+
+/// Figures of one optimizer update. `step` counts from 1: it is the number of updates done.
+struct StepMetrics {
+  int64_t step = 0;
+  int64_t tokens = 0;        // consumed since the start of the run
+  double loss = 0;           // nats per token, mean over the step's batch
+  double smoothed_loss = 0;  // exponential mean of the last hundred steps or so
+  std::optional<double> bits_per_byte;
+  std::optional<double> bits_per_character;
+  double lr = 0;         // before the layer-wise multipliers
+  double grad_norm = 0;  // before clipping
+  double tokens_per_s = 0;
+  bool skipped = false;  // true when the update was skipped as not finite
+};
+
+/// Figures of one validation pass.
+struct ValidationMetrics {
+  int64_t step = 0;
+  int64_t tokens = 0;
+  double val_loss = 0;  // nats per token
+  std::optional<double> val_bits_per_byte;
+  std::optional<double> val_bits_per_character;
+};
+
+/// `metrics.jsonl`: one JSON object a line, keys as in the structs above. Failed writes never stop
+/// a run: they are reported once, and training goes on.
+class MetricsLog {
+ public:
+  /// Opens FOLDER/metrics.jsonl for appending, without the lines of steps after `last_step`: after
+  /// a resume no step is logged twice. A last line cut off by a crash goes too.
+  MetricsLog(const std::filesystem::path& folder, int64_t last_step);
+
+  void write(const StepMetrics& metrics);
+  void write(const ValidationMetrics& metrics);
+
+ private:
+  void write_line(const std::string& line);
+
+  std::filesystem::path path_;
+  std::ofstream out_;
+  bool failed_ = false;
+};
+
+/// One line on the terminal that is rewritten while training runs; a line every few seconds when
+/// the output is no terminal. Nothing is printed more often than a reader can follow.
+class ProgressLine {
+ public:
+  explicit ProgressLine(int64_t total_steps);
+
+  /// Shows the figures of a step; time left is computed from the steps seen since construction.
+  void show(const StepMetrics& metrics);
+  /// Ends the rewritten line, so that other output starts on a line of its own.
+  void finish();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  int64_t total_steps_;
+  int64_t first_step_ = -1;
+  bool is_terminal_;
+  bool line_open_ = false;
+  Clock::time_point start_;
+  Clock::time_point last_shown_;
+};
+
+/// "1h02m", "3m05s" or "12s".
+std::string format_duration(double seconds);
+
+}  // namespace rwkv::trainer

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "trainer/config.h"
+
+namespace rwkv::trainer {
+
+/// One parameter as the optimizer sees it.
+struct OptimizedParameter {
+  std::string name;
+  at::Tensor value;  // fp32, requires_grad
+  double lr_scale = 1.0;
+  bool decays = false;  // in the weight-decay group
+};
+
+/// Sorts parameters into RWKV's groups, by name: time_decay 2x, time_first 3x, all else 1x the
+/// learning rate (stage 2: 5x for both, and for time_mix), and weight decay for tensors that keep
+/// two or more dimensions when squeezed. Source: RWKV-LM `RWKV-v4neo/src/model.py`,
+/// configure_optimizers.
+void assign_groups(std::vector<OptimizedParameter>& parameters, const OptimizerConfig& config,
+                   int64_t stage);
+
+/// Whether weight decay is decoupled (AdamW) or an L2 term: `auto` means AdamW exactly when there
+/// is any decay.
+bool uses_adam_w(const OptimizerConfig& config);
+
+/// What one update needs beside the gradients.
+struct StepSettings {
+  double lr = 0;
+  std::array<double, 2> betas{0.9, 0.99};
+  double weight_decay = 0;
+};
+
+/// Adam with bias correction and RWKV's parameter groups; fp32 parameters and moments, updated by
+/// LibTorch's fused kernels.
+///   L2 mode:    g += wd * p before the moments
+///   AdamW mode: p -= lr * lr_scale * wd * p beside them
+/// Clipping by global norm: all gradients are divided by max(1, (norm + 1e-6) / grad_clip).
+class Adam {
+ public:
+  Adam(std::vector<OptimizedParameter> parameters, const OptimizerConfig& config);
+
+  /// The L2 norm over all gradients, accumulated in double; parameters without a gradient count as
+  /// zero.
+  [[nodiscard]] double gradient_norm() const;
+  /// Name of the first parameter whose gradient holds a NaN or infinity; empty when there is none.
+  [[nodiscard]] std::string first_nonfinite_gradient() const;
+  /// One update from the gradients, which are clipped by `gradient_norm`; counts steps from 1.
+  void step(const StepSettings& settings, double gradient_norm);
+  void zero_grad();
+
+  [[nodiscard]] const std::vector<OptimizedParameter>& parameters() const { return parameters_; }
+  [[nodiscard]] int64_t steps() const { return steps_; }
+
+  /// Moments in the order of parameters(), fp32, shaped like them. For checkpoints.
+  [[nodiscard]] const std::vector<at::Tensor>& exp_avg() const { return exp_avg_; }
+  [[nodiscard]] const std::vector<at::Tensor>& exp_avg_sq() const { return exp_avg_sq_; }
+  void set_steps(int64_t steps) { steps_ = steps; }
+  /// Forgets moments and step count, as a restart of the original programs does.
+  void reset_moments();
+
+ private:
+  struct Group {
+    double lr_scale = 1.0;
+    bool decays = false;
+    std::vector<size_t> members;
+  };
+
+  std::vector<OptimizedParameter> parameters_;
+  std::vector<Group> groups_;
+  std::vector<at::Tensor> exp_avg_, exp_avg_sq_;
+  double eps_;
+  double grad_clip_;
+  bool adam_w_mode_;
+  int64_t steps_ = 0;
+};
+
+}  // namespace rwkv::trainer

@@ -1,0 +1,89 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "model/language_model.h"
+#include "trainer/checkpoint.h"
+#include "trainer/config.h"
+#include "trainer/dataset.h"
+#include "trainer/exit_code.h"
+#include "trainer/metrics.h"
+#include "trainer/optimizer.h"
+#include "trainer/profile.h"
+#include "trainer/run_lock.h"
+#include "trainer/schedule.h"
+
+namespace rwkv::trainer {
+
+/// What the command line says beside the configuration.
+struct TrainOptions {
+  bool from_scratch = false;       // start over although the folder holds damaged checkpoints only
+  bool allow_data_change = false;  // resume on another training file
+  bool profile = false;            // print a table of operators at the end
+};
+
+/// A training run: one configuration, one folder, one process.
+///
+/// The state of a run is (weights, moments, Progress); everything else is a function of the
+/// configuration and the position. So N steps equal k steps, a restart and N - k steps, to the last
+/// bit on the same machine.
+class Trainer {
+ public:
+  /// Opens data, model and folder, and restores the newest valid checkpoint. Throws UserError.
+  Trainer(RunConfig config, TrainOptions options);
+
+  /// Trains to the end of the run, or until a signal asks to stop. Throws NotFiniteError.
+  ExitCode run();
+
+  [[nodiscard]] const Progress& progress() const { return progress_; }
+  [[nodiscard]] model::LanguageModel& model() { return *model_; }
+
+ private:
+  /// Sums over the micro-batches of one step.
+  struct BatchResult {
+    double loss = 0;
+    double grad_norm = 0;
+    [[nodiscard]] bool finite() const;
+  };
+
+  void resume();
+  void check_resumed(const CheckpointState& state) const;
+  [[nodiscard]] bool done() const;
+  [[nodiscard]] SchedulePoint schedule_now() const;
+  [[nodiscard]] int64_t real_bsz(const SchedulePoint& now) const;
+  [[nodiscard]] int64_t total_steps() const;
+
+  BatchResult forward_backward(int64_t real_bsz);
+  void update(const SchedulePoint& now, const BatchResult& result);
+  void skip_or_stop(const BatchResult& result);
+  void log_step(const SchedulePoint& now, const BatchResult& result);
+  void after_step();
+  void validate();
+  void sample();
+  void save();
+  void export_pth();
+  void finish();
+
+  RunConfig config_;
+  TrainOptions options_;
+  RunLock lock_;
+  Dataset data_;
+  std::shared_ptr<model::LanguageModel> model_;
+  std::unique_ptr<Adam> optimizer_;
+  Schedule schedule_;
+  Progress progress_;
+  std::optional<MetricsLog> metrics_;
+  std::optional<ProgressLine> progress_line_;
+  std::optional<OperatorProfile> profile_;
+  std::chrono::steady_clock::time_point step_start_;
+  std::array<double, 2> last_betas_{};
+  int64_t skipped_in_row_ = 0;
+  int64_t saved_step_ = -1;      // step of the newest checkpoint
+  int64_t validated_step_ = -1;  // step of the last validation
+};
+
+}  // namespace rwkv::trainer
