@@ -115,7 +115,8 @@ struct Arrays {
             .reset = reset == nullptr ? nullptr : reset + b * shape.T + t,
             .stride = StagedTile<T, S>::stride(shape.C),
             .tokens = std::min(kWkvTileTokens, shape.T - t),
-            .channels = 0};
+            .channels = 0,
+            .next = 0};
   }
   /// Checkpoint of tile `tile`, channels from c on: five rows of C.
   [[nodiscard]] WkvSumsArrays<T> checkpoint(int64_t b, int64_t tile, int64_t c) const {
@@ -165,6 +166,17 @@ void for_each_piece(const Wkv4Shape& shape, const Body& body) {
   });
 }
 
+/// Distance to the tile that runs after (tile, c); `step` is +1 forwards in time, -1 backwards.
+/// Staged tiles are not where the loops could ask for them.
+template <typename T, typename S>
+int64_t distance_to_next(const Wkv4Shape& shape, const Piece& piece, int64_t tile, int64_t c,
+                         int64_t step) {
+  if (!StagedTile<T, S>::kDirect) return 0;
+  if (c + kWkvTileChannels < piece.end) return kWkvTileChannels;
+  const bool last = step > 0 ? tile + 1 == shape.tiles : tile == 0;
+  return last ? 0 : step * kWkvTileTokens * shape.C - (c - piece.begin);
+}
+
 template <typename T, typename S>
 void forward_piece(const Arrays<T, S>& arrays, const Piece& piece, S* y,
                    const WkvSumsArrays<T>& sums) {
@@ -176,6 +188,7 @@ void forward_piece(const Arrays<T, S>& arrays, const Piece& piece, S* y,
       const int64_t at = (piece.b * shape.T + t) * shape.C + c;
       WkvTileInput<T> in = arrays.input(piece.b, t, c);
       in.channels = std::min(kWkvTileChannels, piece.end - c);
+      in.next = distance_to_next<T, S>(shape, piece, tile, c, +1);
       in.k = k.load(arrays.k + at, shape.C, in.tokens, in.channels);
       in.v = v.load(arrays.v + at, shape.C, in.tokens, in.channels);
       const WkvSumsArrays<T> here = offset(sums, piece.b * shape.C + c);
@@ -209,6 +222,7 @@ void backward_piece(const Arrays<T, S>& arrays, const Piece& piece,
       const int64_t row = piece.b * shape.C + c;
       WkvTileInput<T> in = arrays.input(piece.b, t, c);
       in.channels = std::min(kWkvTileChannels, piece.end - c);
+      in.next = distance_to_next<T, S>(shape, piece, tile, c, -1);
       in.k = k.load(arrays.k + at, shape.C, in.tokens, in.channels);
       in.v = v.load(arrays.v + at, shape.C, in.tokens, in.channels);
       const WkvSumsArrays<T> start = arrays.checkpoint(piece.b, tile, c);

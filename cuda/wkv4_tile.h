@@ -26,6 +26,9 @@ struct WkvTileInput {
   int64_t stride;
   int64_t tokens;
   int64_t channels;
+  /// Elements from this tile to the one that runs after it; 0 when there is none or it is not
+  /// known.
+  int64_t next;
 };
 
 /// Arrays of sums, per channel; `da` and `db` are null where derivatives are not carried.
@@ -69,6 +72,21 @@ inline void wkv_each_vector(int64_t channels, Body body) {
   int64_t c = 0;
   for (; c + kLanes <= channels; c += kLanes) body(c, kLanes);
   if (c < channels) body(c, channels - c);
+}
+
+/// Asks for the row that lies `offset` elements after `row`, in the next tile, while this one
+/// computes: rows of a tile are too far apart for the processor to see a stream. Where the next
+/// tile is shorter, the address may lie outside the tensor, so it is formed as a number; asking for
+/// it reads nothing.
+template <typename T>
+inline void wkv_prefetch(const T* row, int64_t offset, int64_t channels) {
+  constexpr int64_t kCacheLine = 64;
+  const auto here = reinterpret_cast<uintptr_t>(row);
+  const int64_t first = offset * static_cast<int64_t>(sizeof(T));
+  const int64_t size = channels * static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < size; i += kCacheLine) {
+    __builtin_prefetch(reinterpret_cast<const void*>(here + static_cast<uintptr_t>(first + i)));
+  }
 }
 
 template <typename V, bool Derivatives, typename Pointers>
@@ -124,6 +142,10 @@ inline void wkv_forward_tile(const WkvForwardTile<typename WkvLanes<V>::Scalar>&
   for (int64_t t = 0; t < in.tokens; ++t) {
     const int64_t row = t * in.stride;
     const bool reset = in.reset != nullptr && in.reset[t];
+    if (in.next != 0) {
+      wkv_prefetch(in.k + row, in.next, in.channels);
+      wkv_prefetch(in.v + row, in.next, in.channels);
+    }
     wkv_each_vector<V>(in.channels, [&](int64_t c, int64_t count) {
       const V k = L::load(in.k + row + c, count);
       const V v = L::load(in.v + row + c, count);
@@ -201,6 +223,11 @@ inline void wkv_reverse_tile(const WkvBackwardTile<T>& tile, const WkvKept<T>& k
   for (int64_t t = in.tokens - 1; t >= 0; --t) {
     const int64_t row = t * in.stride;
     const bool reset = in.reset != nullptr && in.reset[t];
+    if (in.next != 0) {
+      wkv_prefetch(in.k + row, in.next, in.channels);
+      wkv_prefetch(in.v + row, in.next, in.channels);
+      wkv_prefetch(tile.gy + row, in.next, in.channels);
+    }
     wkv_each_vector<V>(in.channels, [&](int64_t c, int64_t count) {
       const int64_t slot = t * kWkvTileChannels + c;
       WkvAdjoint<V> adjoint{L::load(tile.x + c, count), L::load(tile.z + c, count),

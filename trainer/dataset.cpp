@@ -94,11 +94,9 @@ std::string store_vocabulary(const RunConfig& config, const data::CharVocab& voc
 data::SamplerConfig sampler_config(const RunConfig& config) {
   const DataConfig& d = config.data;
   data::SamplerConfig sampler;
-  const bool cubic = d.sampler == SamplerKind::kCubic && config.train.stage != 4;
-  sampler.kind = cubic ? data::SamplerKind::kCubic : data::SamplerKind::kRandom;
+  sampler.kind = d.sampler;
   sampler.magic_prime = d.magic_prime;
-  sampler.factor = d.factor == SamplerFactor::kGolden ? data::SamplerFactor::kGolden
-                                                      : data::SamplerFactor::kOne;
+  sampler.factor = d.factor;
   sampler.step_bias = d.step_bias;
   sampler.shift = d.shift;
   sampler.random_steps = d.random_steps;

@@ -15,15 +15,19 @@ namespace {
 
 using nlohmann::json;
 
-/// The lines of `path` that are whole and belong to steps up to `last_step`.
-std::string kept_lines(const std::filesystem::path& path, int64_t last_step) {
+/// The lines of `path` that are whole and belong to steps up to `last_step`; `validated` becomes the last step
+/// among them with a validation.
+std::string kept_lines(const std::filesystem::path& path, int64_t last_step, int64_t& validated) {
   std::ifstream in(path);
   std::string kept;
   for (std::string line; std::getline(in, line);) {
     const json entry = json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!entry.is_object() || !entry.contains("step") || !entry["step"].is_number_integer())
       continue;
-    if (entry["step"].get<int64_t>() <= last_step) kept += line + '\n';
+    const auto step = entry["step"].get<int64_t>();
+    if (step > last_step) continue;
+    kept += line + '\n';
+    if (entry.contains("val_loss")) validated = step;
   }
   return kept;
 }
@@ -37,7 +41,7 @@ void set_optional(nlohmann::ordered_json& entry, const char* key,
 
 MetricsLog::MetricsLog(const std::filesystem::path& folder, int64_t last_step)
     : path_(folder / "metrics.jsonl") {
-  write_file_atomically(path_, kept_lines(path_, last_step));
+  write_file_atomically(path_, kept_lines(path_, last_step, validated_step_));
   out_.open(path_, std::ios::app);
 }
 
@@ -57,6 +61,8 @@ void MetricsLog::write(const StepMetrics& metrics) {
 }
 
 void MetricsLog::write(const ValidationMetrics& metrics) {
+  if (metrics.step <= validated_step_) return;  // a finished run that was started again
+  validated_step_ = metrics.step;
   nlohmann::ordered_json entry;
   entry["step"] = metrics.step;
   entry["tokens"] = metrics.tokens;

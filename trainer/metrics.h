@@ -41,6 +41,7 @@ class MetricsLog {
   MetricsLog(const std::filesystem::path& folder, int64_t last_step);
 
   void write(const StepMetrics& metrics);
+  /// A step that has a validation already is not logged again.
   void write(const ValidationMetrics& metrics);
 
  private:
@@ -48,6 +49,7 @@ class MetricsLog {
 
   std::filesystem::path path_;
   std::ofstream out_;
+  int64_t validated_step_ = -1;
   bool failed_ = false;
 };
 

@@ -83,6 +83,7 @@ ExitCode Trainer::run() {
   metrics_.emplace(config_.train.out_dir, progress_.step);
   progress_line_.emplace(total_steps());
   if (options_.profile) profile_.emplace();
+  const int64_t first_step = progress_.step;
   while (!done()) {
     step_start_ = std::chrono::steady_clock::now();
     const SchedulePoint now = schedule_now();
@@ -105,7 +106,7 @@ ExitCode Trainer::run() {
       return kStoppedBySignal;
     }
   }
-  finish();
+  finish(/*trained=*/progress_.step > first_step);
   return kFinished;
 }
 
@@ -232,8 +233,8 @@ void Trainer::validate() {
   ValidationMetrics m;
   m.step = progress_.step;
   m.tokens = progress_.tokens;
-  m.val_loss =
-      validation_loss(*model_, *data_.validation, {v.windows, config_.train.ctx_len, micro_bsz});
+  const ValidationPlan plan{v.windows, config_.train.ctx_len, micro_bsz};
+  m.val_loss = validation_loss(*model_, *data_.validation, plan, show_validation_progress);
   m.val_bits_per_byte = bits_per_byte(m.val_loss, data_.validation_bytes_per_token);
   if (data_.tokens_are_characters) m.val_bits_per_character = m.val_loss / std::log(2.0);
   metrics_->write(m);
@@ -275,24 +276,27 @@ void Trainer::save() {
   saved_step_ = progress_.step;
 }
 
-void Trainer::export_pth() {
+std::filesystem::path Trainer::pth_path() const {
   const bool staged = config_.train.stage > 0;
   const int64_t number = staged ? progress_.samples / data::kSamplesPerEpoch : progress_.step;
-  const auto path =
-      std::filesystem::path(config_.train.out_dir) / ("rwkv-" + std::to_string(number) + ".pth");
+  return std::filesystem::path(config_.train.out_dir) / ("rwkv-" + std::to_string(number) + ".pth");
+}
+
+void Trainer::export_pth() {
+  const std::filesystem::path path = pth_path();
   model::save_pth(*model_, path);
   progress_line_->finish();
   spdlog::info("wrote {}", path.string());
 }
 
-void Trainer::finish() {
+void Trainer::finish(bool trained) {
   progress_line_->finish();
   if (profile_) {
     std::fputs(profile_->table().c_str(), stdout);
     profile_.reset();
   }
   save();
-  if (config_.checkpoint.export_pth) export_pth();
+  if (config_.checkpoint.export_pth && (trained || !std::filesystem::exists(pth_path()))) export_pth();
   validate();
 }
 

@@ -65,8 +65,9 @@ class Trainer {
   void validate();
   void sample();
   void save();
+  [[nodiscard]] std::filesystem::path pth_path() const;
   void export_pth();
-  void finish();
+  void finish(bool trained);
 
   RunConfig config_;
   TrainOptions options_;

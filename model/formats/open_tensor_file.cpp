@@ -72,21 +72,28 @@ std::string_view verdict_of(std::span<const std::byte> bytes) {
   return {};
 }
 
-bool looks_like_safetensors(std::span<const std::byte> bytes) {
-  if (bytes.size() < 8) return false;
-  if (bytes.size() > 8 && bytes[8] == std::byte{'{'}) return true;
-  const auto header_bytes = load_le<uint64_t>(bytes, 0);
-  return header_bytes <= static_cast<uint64_t>(kMaxSafetensorsHeaderBytes);
+bool has_header_length(std::span<const std::byte> bytes) {
+  return bytes.size() >= 8 &&
+         load_le<uint64_t>(bytes, 0) <= static_cast<uint64_t>(kMaxSafetensorsHeaderBytes);
+}
+
+bool has_header_brace(std::span<const std::byte> bytes) {
+  return bytes.size() > 8 && bytes[8] == std::byte{'{'};
 }
 
 }  // namespace
 
 TensorFileContents parse_tensor_file(std::span<const std::byte> bytes, const std::string& source) {
   if (as_text(bytes).starts_with("PK\x03\x04")) return read_pth(bytes, source);
+  // Before the lookalikes: the length may begin with any byte. With one of the two signs missing
+  // the file may still be a damaged one of this kind, but only if it is nothing else.
+  const bool has_length = has_header_length(bytes);
+  const bool has_brace = has_header_brace(bytes);
+  if (has_length && has_brace) return read_safetensors(bytes, source);
   if (const std::string_view verdict = verdict_of(bytes); !verdict.empty()) {
     user_error("{} {}", source, verdict);
   }
-  if (looks_like_safetensors(bytes)) return read_safetensors(bytes, source);
+  if (has_length || has_brace) return read_safetensors(bytes, source);
   user_error(
       "{} is neither a .pth nor a .safetensors file: it begins with \"{}\"; check the path or "
       "fetch "

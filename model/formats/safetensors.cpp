@@ -202,6 +202,11 @@ std::span<const std::byte> header_of(std::span<const std::byte> bytes, const std
     user_error("{}: its safetensors header does not begin with '{{'; fetch or save the file again",
                source);
   }
+  if (as_text(header).find('\0') !=
+      std::string_view::npos) {  // which the JSON parser takes for the end
+    user_error("{}: its safetensors header holds a zero byte; fetch or save the file again",
+               source);
+  }
   return header;
 }
 

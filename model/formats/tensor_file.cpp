@@ -127,9 +127,11 @@ void verify_checksum(const TensorInfo& tensor, const std::string& source) {
   const auto* data = reinterpret_cast<const Bytef*>(tensor.storage.data());
   const auto found = static_cast<uint32_t>(::crc32_z(0, data, tensor.storage.size()));
   if (found == *tensor.storage_crc32) return;
-  user_error("{}: the data of tensor {} has CRC-32 {:08x} where the file says {:08x}: it is damaged; fetch it "
-             "again",
-             source, printable(tensor.name), found, *tensor.storage_crc32);
+  user_error(
+      "{}: the data of tensor {} has CRC-32 {:08x} where the file says {:08x}: it is damaged; "
+      "fetch it "
+      "again",
+      source, printable(tensor.name), found, *tensor.storage_crc32);
 }
 
 void TensorFile::verify(const TensorInfo& tensor) const {

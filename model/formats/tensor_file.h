@@ -72,8 +72,8 @@ struct TensorInfo {
   void copy_row_major(std::span<std::byte> out) const;
 };
 
-/// Reads the tensor's storage and compares it with the checksum of the container, where there is one. Throws
-/// UserError on a mismatch; `source` names the file.
+/// Reads the tensor's storage and compares it with the checksum of the container, where there is
+/// one. Throws UserError on a mismatch; `source` names the file.
 void verify_checksum(const TensorInfo& tensor, const std::string& source);
 
 /// What a parser found in the bytes of a file.

@@ -97,7 +97,7 @@ WKV4_BENCHMARKS(8x256x512_bf16, 8, 256, 512, at::kBFloat16);
 int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  at::set_num_threads(1); if (getenv("FTZ")) at::globalContext().setFlushDenormal(true);
+  at::set_num_threads(1);
   std::cout << "CPU capability: " << at::get_cpu_capability() << "\n";
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();

@@ -114,8 +114,8 @@ std::string make_zip(const FakeZip& zip) {
   if (zip.zip64_end) {
     const size_t record_at = out.size();
     const uint64_t count = zip.zip64_count.value_or(zip.entries.size());
-    out += join({"PK\x06\x06", le64(zip.zip64_record_size.value_or(44)), le16(45), le16(45), le32(0),
-                 le32(0), le64(count), le64(count), le64(directory.size()),
+    out += join({"PK\x06\x06", le64(zip.zip64_record_size.value_or(44)), le16(45), le16(45),
+                 le32(0), le32(0), le64(count), le64(count), le64(directory.size()),
                  le64(zip.zip64_offset.value_or(directory_at))});
     out += join({"PK\x06\x07", le32(0), le64(zip.locator_offset.value_or(record_at)), le32(1)});
   }
@@ -143,8 +143,8 @@ std::string global(const std::string& module, const std::string& name) {
 
 std::string rebuild(const FakeTensor& tensor) {
   return join({global("torch._utils", "_rebuild_tensor_v2"), "((", text("storage"),
-               global("torch", tensor.type), tensor.key, text("cuda:0"), integer(tensor.numel), "tQ",
-               integer(tensor.offset), tuple(tensor.shape), tuple(tensor.strides), "\x89",
+               global("torch", tensor.type), tensor.key, text("cuda:0"), integer(tensor.numel),
+               "tQ", integer(tensor.offset), tuple(tensor.shape), tuple(tensor.strides), "\x89",
                global("collections", "OrderedDict"), ")RtR"});
 }
 

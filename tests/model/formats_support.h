@@ -92,7 +92,8 @@ std::string tiny_safetensors();
 
 /// Parses the bytes, checks every checksum and copies every tensor out.
 TensorFileContents load(const std::string& bytes);
-/// The message of the UserError that load() throws, or "" when it accepts. Any other exception passes on.
+/// The message of the UserError that load() throws, or "" when it accepts. Any other exception
+/// passes on.
 std::string refusal(const std::string& bytes);
 
 /// Row-major values of a float32 tensor.

@@ -127,21 +127,25 @@ TEST(PthFormat, LocalHeadersHoldTrueSizesAndChecksums) {
 }
 
 TEST(PthFormat, PickleIsTheDocumentedOne) {
-  const std::vector<TensorSpec> specs = {{.name = "w", .dtype = DType::bf16, .shape = {50277, 5120}}};
-  const std::string wanted = std::string("\x80\x02}(X\x01\0\0\0w", 10) +
-                             "ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") +
-                             "ctorch\nBFloat16Storage\n" + text("0") + text("cpu") + "J" +
-                             le32(257418240) + std::string("tQK\0", 4) + "(J" + le16(50277).substr(0, 0);
+  const std::vector<TensorSpec> specs = {
+      {.name = "w", .dtype = DType::bf16, .shape = {50277, 5120}}};
+  const std::string wanted =
+      std::string("\x80\x02}(X\x01\0\0\0w", 10) + "ctorch._utils\n_rebuild_tensor_v2\n((" +
+      text("storage") + "ctorch\nBFloat16Storage\n" + text("0") + text("cpu") + "J" +
+      le32(257418240) + std::string("tQK\0", 4) + "(J" + le16(50277).substr(0, 0);
   const std::string pickle = make_state_dict_pickle(specs);
   EXPECT_TRUE(pickle.starts_with(wanted.substr(0, wanted.size() - 1)));
-  EXPECT_TRUE(pickle.ends_with("\x89" "ccollections\nOrderedDict\n)RtRu."));
+  EXPECT_TRUE(
+      pickle.ends_with("\x89"
+                       "ccollections\nOrderedDict\n)RtRu."));
   const Pickle read = read_pickle(as_bytes(pickle), "test");
   EXPECT_EQ(read.bytes_used, pickle.size());
   EXPECT_EQ(read.tensors.at(0).strides, (std::vector<int64_t>{5120, 1}));
 }
 
 TEST(PthFormat, LargeNumbersUseTheLongForm) {
-  const std::vector<TensorSpec> specs = {{.name = "w", .dtype = DType::u8, .shape = {3, 1LL << 31}}};
+  const std::vector<TensorSpec> specs = {
+      {.name = "w", .dtype = DType::u8, .shape = {3, 1LL << 31}}};
   const std::string pickle = make_state_dict_pickle(specs);
   EXPECT_NE(pickle.find("\x8a\x08" + le64(3LL << 31)), std::string::npos);
   const Pickle read = read_pickle(as_bytes(pickle), "test");
@@ -257,22 +261,24 @@ TEST(PthFormat, WeightsUnderAKeyAreFound) {
 }
 
 TEST(PthFormat, CommonPrefixesAreDropped) {
-  for (const std::string prefix : {"module.", "model.", "_forward_module.", "_orig_mod.module.model."}) {
-    const std::string bytes =
-        pth(dict_of(item({.name = prefix + "emb.weight"}) + item({.name = prefix + "head.weight"})));
+  for (const std::string prefix :
+       {"module.", "model.", "_forward_module.", "_orig_mod.module.model."}) {
+    const std::string bytes = pth(
+        dict_of(item({.name = prefix + "emb.weight"}) + item({.name = prefix + "head.weight"})));
     const TensorFileContents file = load(bytes);
     EXPECT_EQ(file.tensors.at(0).name, "emb.weight") << prefix;
     EXPECT_EQ(file.tensors.at(1).name, "head.weight") << prefix;
   }
-  const std::string mixed = pth(dict_of(item({.name = "model.emb.weight"}) + item({.name = "head"})));
+  const std::string mixed =
+      pth(dict_of(item({.name = "model.emb.weight"}) + item({.name = "head"})));
   EXPECT_EQ(load(mixed).tensors.at(0).name, "model.emb.weight");
 }
 
 TEST(PthFormat, ScalarsBesideTheTensorsAreMetadata) {
   const std::string real = "G" + std::string("\x3f\xe0\0\0\0\0\0\0", 8);  // 0.5, big-endian
-  const std::string bytes = pth(dict_of(item({}) + text("step") + integer(-3) + text("lr") + real +
-                                        text("name") + text("x") + text("done") + "\x88" +
-                                        text("none") + "N" + text("list") + "]"));
+  const std::string bytes =
+      pth(dict_of(item({}) + text("step") + integer(-3) + text("lr") + real + text("name") +
+                  text("x") + text("done") + "\x88" + text("none") + "N" + text("list") + "]"));
   const auto metadata = load(bytes).metadata;
   EXPECT_EQ(metadata.size(), 4U);
   EXPECT_EQ(metadata.at("step"), "-3");
@@ -284,9 +290,9 @@ TEST(PthFormat, ScalarsBesideTheTensorsAreMetadata) {
 // --- pickles of other protocols and years ---
 
 TEST(PickleReader, ReadsNumbersOfEveryForm) {
-  const std::string bytes =
-      "\x80\x02(K\xffM\xff\xffJ" + le32(0xffffffff) + std::string("\x8a\0", 2) + "\x8a\x01\x80" +
-      "\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19t.";
+  const std::string bytes = "\x80\x02(K\xffM\xff\xffJ" + le32(0xffffffff) +
+                            std::string("\x8a\0", 2) + "\x8a\x01\x80" +
+                            "\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19t.";
   const Pickle pickle = read_pickle(as_bytes(bytes), "test");
   const auto& items = pickle.items(pickle.root);
   ASSERT_EQ(items.size(), 6U);
@@ -300,9 +306,15 @@ TEST(PickleReader, ReadsNumbersOfEveryForm) {
 
 TEST(PickleReader, ReadsProtocol4) {
   const std::string name("\x8c\x01w", 3);
-  const std::string body = "}\x94(" + name + "\x94" "\x8c\x0btorch._utils\x94"
-                           "\x8c\x12_rebuild_tensor_v2\x94\x93\x94((" "\x8c\x07storage\x94" +
-                           global("torch", "HalfStorage") + "\x8c\x01" "0\x8c\x03" "cpuK\x06t\x94QK";
+  const std::string body = "}\x94(" + name +
+                           "\x94"
+                           "\x8c\x0ctorch._utils\x94"
+                           "\x8c\x12_rebuild_tensor_v2\x94\x93\x94(("
+                           "\x8c\x07storage\x94" +
+                           global("torch", "HalfStorage") +
+                           "\x8c\x01"
+                           "0\x8c\x03"
+                           "cpuK\x06t\x94QK";
   std::string bytes = "\x80\x04\x95" + le64(20) + body;
   bytes += std::string("\0", 1) + "K\x02K\x03\x86K\x03K\x01\x86\x89}t\x94R\x94u.";
   const Pickle pickle = read_pickle(as_bytes(bytes), "test");
@@ -314,8 +326,10 @@ TEST(PickleReader, ReadsProtocol4) {
 
 TEST(PickleReader, ReadsPython2Files) {
   const std::string bytes = "\x80\x02}U\x01w" + global("torch._utils", "_rebuild_tensor") +
-                            "((U\x07storage" + global("torch", "LongStorage") + "J" + le32(1234567) +
-                            "U\x03" "cpuK\x06NtQK\x01K\x05\x85K\x01\x85tRs.";
+                            "((U\x07storage" + global("torch", "LongStorage") + "J" +
+                            le32(1234567) +
+                            "U\x03"
+                            "cpuK\x06NtQK\x01K\x05\x85K\x01\x85tRs.";
   const Pickle pickle = read_pickle(as_bytes(bytes), "test");
   EXPECT_EQ(pickle.storages.at(0).key, "1234567");
   EXPECT_EQ(pickle.tensors.at(0).offset, 1);
@@ -323,9 +337,14 @@ TEST(PickleReader, ReadsPython2Files) {
 
 TEST(PickleReader, ObjectsAreSharedByReference) {
   // The list goes into the dict before it gets its item.
-  const std::string bytes = "\x80\x02}q\x01" + text("a") + "]q\x02s" + "h\x02K\x05" "a" + "0";
+  const std::string bytes = "\x80\x02}q\x01" + text("a") + "]q\x02s" +
+                            "h\x02K\x05"
+                            "a" +
+                            "0";
   EXPECT_THROW((void)read_pickle(as_bytes(bytes), "test"), UserError);  // POP is not on the list
-  const std::string shared = "\x80\x02]q\x01h\x01K\x05" "a\x86.";
+  const std::string shared =
+      "\x80\x02]q\x01h\x01K\x05"
+      "a\x86.";
   const Pickle pickle = read_pickle(as_bytes(shared), "test");
   const auto& both = pickle.items(pickle.root);
   EXPECT_EQ(pickle.items(both.at(0)).size(), 1U);
@@ -385,9 +404,10 @@ TEST(SafetensorsFormat, FilesWithoutTensorsAreAllowed) {
 }
 
 TEST(SafetensorsFormat, OrderOfTheHeaderIsFree) {
-  const std::string bytes = safetensors(R"({"b":{"data_offsets":[24,28],"shape":[1],"dtype":"F32"},)"
-                                        R"("a":{"shape":[6],"data_offsets":[0,24],"dtype":"F32"}})",
-                                        six_floats() + std::string(4, '\0'));
+  const std::string bytes =
+      safetensors(R"({"b":{"data_offsets":[24,28],"shape":[1],"dtype":"F32"},)"
+                  R"("a":{"shape":[6],"data_offsets":[0,24],"dtype":"F32"}})",
+                  six_floats() + std::string(4, '\0'));
   const TensorFileContents file = load(bytes);
   EXPECT_EQ(file.tensors.at(0).name, "a");
   EXPECT_EQ(floats(file.tensors.at(0)), (std::vector<float>{0, 1, 2, 3, 4, 5}));
@@ -410,6 +430,14 @@ TEST(TensorFile, KindIsDecidedByContent) {
   write_bytes(folder.file("b.pth"), tiny_safetensors());
   EXPECT_EQ(open_tensor_file(folder.file("a.safetensors")).kind(), "pth");
   EXPECT_EQ(open_tensor_file(folder.file("b.pth")).kind(), "safetensors");
+}
+
+TEST(TensorFile, LengthOfTheHeaderIsNotTakenForText) {
+  // 0x3c is '<', 0x80 begins a pickle, 0x5b and 0x7b begin JSON.
+  for (const size_t length : {0x3cU, 0x80U, 0x5bU, 0x7bU, 0x8b1fU}) {
+    const std::string bytes = safetensors("{}" + std::string(length - 2, ' '), "");
+    EXPECT_EQ(refusal(bytes), "") << length;
+  }
 }
 
 TEST(TensorFile, UnreadableFilesAreNamed) {

@@ -1,0 +1,227 @@
+#include "trainer/trainer.h"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cmath>
+#include <fstream>
+#include <string>
+
+#include "data/base/atomic_file.h"
+#include "data/base/error.h"
+#include "trainer/checkpoint.h"
+#include "trainer/evaluate.h"
+#include "trainer/loss.h"
+#include "trainer/signal.h"
+
+namespace rwkv::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string read(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+class TrainerRuns : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::temp_directory_path() / ("rwkv_trainer_" + std::to_string(::getpid()));
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+    std::string text;
+    for (int i = 0; i < 300; ++i) text += fmt::format("Entry {}. The cat sat on the mat.\n", i);
+    write_file_atomically(folder_ / "text.txt", text);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  RunConfig config(const std::string& out, const std::vector<std::string>& settings = {}) const {
+    const std::string yaml = fmt::format(R"(
+model: {{n_layer: 2, n_embd: 16}}
+data: {{kind: bytes, path: {0}/text.txt}}
+train: {{out_dir: {0}/{1}, ctx_len: 16, micro_bsz: 4, max_steps: 8, threads: 1}}
+schedule: {{unit: steps, segments: [{{until: 8, lr: {{exp: [1.0e-2, 1.0e-3]}}}}]}}
+checkpoint: {{keep_last: 2, export_pth: false}}
+)",
+                                         folder_.string(), out);
+    return parse_run_config(yaml, "test.yaml", settings);
+  }
+  fs::path checkpoint(const std::string& out, int step) const {
+    return folder_ / out / fmt::format("step-{:08}", step);
+  }
+  void expect_equal_checkpoints(const fs::path& a, const fs::path& b) const {
+    for (const char* file : {"model.safetensors", "optim-00000-of-00001.safetensors"}) {
+      EXPECT_TRUE(read(a / file) == read(b / file)) << file;
+    }
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(TrainerRuns, ResumeIsBitwiseIdentical) {
+  ASSERT_EQ(Trainer(config("whole"), {}).run(), kFinished);
+  for (const char* steps : {"train.max_steps=1", "train.max_steps=3", "train.max_steps=7", "train.max_steps=8"}) {
+    ASSERT_EQ(Trainer(config("parts", {steps}), {}).run(), kFinished);
+  }
+  expect_equal_checkpoints(checkpoint("whole", 8), checkpoint("parts", 8));
+}
+
+TEST_F(TrainerRuns, AccumulationSeesTheSameSamplesAndNearlyTheSameGradient) {
+  Trainer one(config("one"), {});
+  Trainer four(config("four", {"train.micro_bsz=1", "train.grad_accum=4"}), {});
+  one.run();
+  four.run();
+  EXPECT_EQ(one.progress().samples, four.progress().samples);
+  const auto p = one.model().named_parameters();
+  const auto q = four.model().named_parameters();
+  EXPECT_LT((p["head.weight"] - q["head.weight"]).abs().max().item<float>(), 1e-4F);
+}
+
+TEST_F(TrainerRuns, ABatchSizeOfTheScheduleTakesEffect) {
+  Trainer run(config("grows", {"schedule.segments=[{until: 4, lr: {constant: 1.0e-3}}, {until: 8, lr: "
+                               "{constant: 1.0e-3}, real_bsz: 12}]"}),
+              {});
+  run.run();
+  EXPECT_EQ(run.progress().samples, 4 * 4 + 4 * 12);
+  EXPECT_EQ(run.progress().tokens, run.progress().samples * 16);
+}
+
+TEST_F(TrainerRuns, KeepsTheLastCheckpointsAndNoLeftovers) {
+  fs::create_directories(folder_ / "kept" / "step-00000002.tmp");
+  Trainer(config("kept", {"checkpoint.every=2"}), {}).run();
+  EXPECT_FALSE(fs::exists(checkpoint("kept", 2)));
+  EXPECT_FALSE(fs::exists(checkpoint("kept", 4)));
+  EXPECT_TRUE(fs::exists(checkpoint("kept", 6)));
+  EXPECT_TRUE(fs::exists(checkpoint("kept", 8)));
+  EXPECT_FALSE(fs::exists(folder_ / "kept" / "step-00000002.tmp"));
+  EXPECT_EQ(read(folder_ / "kept" / "latest"), "step-00000008\n");
+}
+
+TEST_F(TrainerRuns, EveryDamageIsFoundAndAnOlderCheckpointTaken) {
+  Trainer(config("hurt", {"checkpoint.every=4"}), {}).run();
+  const fs::path newest = checkpoint("hurt", 8);
+  const CheckpointStore store(folder_ / "hurt");
+  ASSERT_EQ(store.newest_valid(true), newest);
+  for (const auto& entry : fs::directory_iterator(newest)) {
+    const std::string content = read(entry.path());
+    const std::vector<std::string> damages = {content.substr(0, content.size() - 1), content + "x", "",
+                                              std::string(1, static_cast<char>(content[0] ^ 1)) + content.substr(1)};
+    for (const std::string& damage : damages) {
+      std::ofstream(entry.path(), std::ios::binary) << damage;
+      const bool harmless = entry.path().filename() == "manifest.json" && damage.size() == content.size() - 1;
+      if (!harmless) {  // its last byte is a line break
+        EXPECT_EQ(store.newest_valid(true), checkpoint("hurt", 4)) << entry.path();
+      }
+      std::ofstream(entry.path(), std::ios::binary) << content;
+    }
+    fs::rename(entry.path(), folder_ / "aside");
+    EXPECT_EQ(store.newest_valid(true), checkpoint("hurt", 4)) << entry.path();
+    fs::rename(folder_ / "aside", entry.path());
+  }
+  EXPECT_EQ(store.newest_valid(true), newest);
+  fs::remove(newest / "manifest.json");
+  fs::remove(checkpoint("hurt", 4) / "state.json");
+  EXPECT_THROW((void)store.newest_valid(true), UserError);
+  EXPECT_FALSE(store.newest_valid(false));
+}
+
+TEST_F(TrainerRuns, SecondTrainerInAFolderIsRefused) {
+  const Trainer first(config("shared"), {});
+  EXPECT_THROW(Trainer(config("shared"), {}), UserError);
+}
+
+TEST_F(TrainerRuns, NotFiniteStopsWithStepAndParameterAndUpdatesNothing) {
+  Trainer run(config("wild"), {});
+  {
+    const torch::NoGradGuard no_grad;
+    run.model().named_parameters()["ln_out.weight"][3] = NAN;
+  }
+  const at::Tensor before = run.model().named_parameters()["emb.weight"].clone();
+  try {
+    run.run();
+    FAIL() << "no error";
+  } catch (const NotFiniteError& error) {
+    const std::string text = error.what();
+    EXPECT_NE(text.find("step 1"), std::string::npos) << text;
+    EXPECT_NE(text.find("gradient of "), std::string::npos) << text;
+  }
+  EXPECT_TRUE(at::equal(before, run.model().named_parameters()["emb.weight"]));
+  EXPECT_FALSE(fs::exists(checkpoint("wild", 1)));
+}
+
+TEST_F(TrainerRuns, SkipsSoManyNotFiniteUpdatesInARow) {
+  Trainer run(config("skips", {"train.skip_nonfinite=3"}), {});
+  const torch::NoGradGuard no_grad;
+  run.model().named_parameters()["head.weight"][0][0] = INFINITY;
+  const torch::AutoGradMode grad(true);
+  EXPECT_THROW(run.run(), NotFiniteError);
+  EXPECT_EQ(run.progress().step, 3);
+}
+
+TEST(Loss, AnAllZeroMaskGivesZeroAndNoNaN) {
+  at::Tensor logits = at::randn({2, 3, 5}).set_requires_grad(true);
+  const at::Tensor targets = at::ones({2, 3}, at::kLong);
+  const at::Tensor loss = cross_entropy(logits, targets, {.factor = 0}, at::zeros({2, 3}));
+  loss.backward();
+  EXPECT_EQ(loss.item<float>(), 0);
+  EXPECT_EQ(logits.grad().abs().max().item<float>(), 0);
+}
+
+TEST(Loss, L2WrapFollowsTheIncomingGradientUnlessCompatible) {
+  const at::Tensor values = at::randn({4, 7}, at::kDouble);
+  const at::Tensor targets = at::zeros({4}, at::kLong);
+  const auto gradient = [&](const L2Wrap& l2wrap, double scale) {
+    at::Tensor logits = values.clone().set_requires_grad(true);
+    (cross_entropy(logits, targets, l2wrap) * scale).backward();
+    return logits.grad();
+  };
+  const at::Tensor once = gradient({}, 1);
+  EXPECT_LT((gradient({}, 8) - 8 * once).abs().max().item<double>(), 1e-14);
+  EXPECT_GT((gradient({.ignore_incoming_gradient = true}, 8) - 8 * once).abs().max().item<double>(), 1e-6);
+}
+
+TEST(Loss, ShapesAreCheckedWithBothValues) {
+  try {
+    cross_entropy(at::zeros({2, 3, 5}), at::zeros({2, 4}, at::kLong), {});
+    FAIL() << "no error";
+  } catch (const c10::Error& error) {
+    const std::string text = error.what_without_backtrace();
+    EXPECT_NE(text.find("[2, 3, 5]"), std::string::npos) << text;
+    EXPECT_NE(text.find("[2, 4]"), std::string::npos) << text;
+  }
+}
+
+TEST(Metrics, NoStepTwiceAfterAResumeAndNoHalfLine) {
+  const fs::path folder = fs::temp_directory_path() / ("rwkv_metrics_" + std::to_string(::getpid()));
+  fs::create_directories(folder);
+  write_file_atomically(folder / "metrics.jsonl", "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"ste");
+  {
+    MetricsLog log(folder, 2);
+    StepMetrics metrics;
+    metrics.step = 3;
+    log.write(metrics);
+  }
+  const std::string text = read(folder / "metrics.jsonl");
+  EXPECT_TRUE(text.starts_with("{\"step\":1}\n{\"step\":2}\n{\"step\":3,\"tokens\":0")) << text;
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 3);
+  fs::remove_all(folder);
+}
+
+TEST(Signals, TheFirstAsksForAStop) {
+  const StopSignals signals;
+  EXPECT_EQ(StopSignals::requested(), 0);
+  std::raise(SIGTERM);
+  EXPECT_EQ(StopSignals::requested(), SIGTERM);
+}
+
+TEST(Duration, IsShort) {
+  EXPECT_EQ(format_duration(12.4), "12s");
+  EXPECT_EQ(format_duration(185), "3m05s");
+  EXPECT_EQ(format_duration(3720), "1h02m");
+}
+
+}  // namespace
+}  // namespace rwkv::trainer
