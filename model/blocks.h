@@ -9,14 +9,16 @@
 
 namespace rwkv::model {
 
-/// The rows one step earlier: shift(x)[:,t] = x[:,t-1], and at t = 0 the row `previous` ([B,C], the last row of
-/// the text so far) or zeros when it is undefined. x: [B,T,C]; result: [B,T,C].
+/// The rows one step earlier: shift(x)[:,t] = x[:,t-1], and at t = 0 the row `previous` ([B,C], the
+/// last row of the text so far) or zeros when it is undefined. x: [B,T,C]; result: [B,T,C].
 at::Tensor time_shift(const at::Tensor& x_BTC, const at::Tensor& previous_BC);
 
-/// x * m + shifted * (1 - m), elementwise with m [1,1,C]: m = 1 takes the current token alone. m is unbounded.
+/// x * m + shifted * (1 - m), elementwise with m [1,1,C]: m = 1 takes the current token alone. m is
+/// unbounded.
 at::Tensor time_mix(const at::Tensor& x_BTC, const at::Tensor& shifted_BTC, const at::Tensor& m);
 
-/// The shift of `x` that continues `state` (may be null), whose row `key` it replaces by the last row of x.
+/// The shift of `x` that continues `state` (may be null), whose row `key` it replaces by the last
+/// row of x.
 at::Tensor shift_with_state(const at::Tensor& x_BTC, State* state, const std::string& key);
 
 /// A linear layer without bias, as all of RWKV-4 are. weight: [out,in].

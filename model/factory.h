@@ -17,7 +17,8 @@ struct Architecture {
 /// All architectures that can be built.
 std::span<const Architecture> architectures();
 
-/// Builds the model that `config.arch` names, with unspecified weights. Throws UserError for an unknown name.
+/// Builds the model that `config.arch` names, with unspecified weights. Throws UserError for an
+/// unknown name.
 std::shared_ptr<LanguageModel> build_model(const ModelConfig& config);
 
 }  // namespace rwkv::model

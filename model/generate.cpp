@@ -6,14 +6,16 @@
 
 namespace rwkv::model {
 
-at::Tensor prefill(LanguageModel& model, std::span<const int64_t> ids, State& state, int64_t chunk) {
+at::Tensor prefill(LanguageModel& model, std::span<const int64_t> ids, State& state,
+                   int64_t chunk) {
   TORCH_CHECK(!ids.empty() && chunk > 0, "prefill: ", ids.size(), " ids in chunks of ", chunk,
               ": both must be positive");
   const torch::NoGradGuard no_grad;
   at::Tensor logits;
   while (!ids.empty()) {
     const auto piece = ids.first(std::min(ids.size(), static_cast<size_t>(chunk)));
-    const at::Tensor input = at::tensor(at::ArrayRef<int64_t>(piece.data(), piece.size()), at::kLong);
+    const at::Tensor input =
+        at::tensor(at::ArrayRef<int64_t>(piece.data(), piece.size()), at::kLong);
     logits = model.forward(input.unsqueeze(0), &state, Positions::kLast);
     ids = ids.subspan(piece.size());
   }

@@ -65,9 +65,9 @@ at::Tensor orthogonal(int64_t out, int64_t in, double gain, at::Generator& gener
 
 /// Zero at the start, so that every block begins as the identity.
 bool starts_at_zero(const std::string& name) {
-  static constexpr const char* kParts[] = {".att.key.",         ".att.receptance.", ".att.output.",
-                                           ".ffn.value.",       ".ffn.receptance.", ".ffnPre.value.",
-                                           ".ffnPre.receptance.", "head_q."};
+  static constexpr const char* kParts[] = {
+      ".att.key.",        ".att.receptance.", ".att.output.",        ".ffn.value.",
+      ".ffn.receptance.", ".ffnPre.value.",   ".ffnPre.receptance.", "head_q."};
   return std::any_of(std::begin(kParts), std::end(kParts),
                      [&](const char* part) { return contains(name, part); });
 }
@@ -97,7 +97,8 @@ at::Tensor initial_value(const std::string& name, const at::Tensor& parameter,
   if (contains(name, "time_mix")) {
     return time_mix(name, parameter.size(-1), depth_of(name, config.n_layer)).view({1, 1, -1});
   }
-  TORCH_CHECK(parameter.dim() == 2, "no rule to initialise ", name, " of shape ", parameter.sizes());
+  TORCH_CHECK(parameter.dim() == 2, "no rule to initialise ", name, " of shape ",
+              parameter.sizes());
   return matrix(name, parameter, generator);
 }
 

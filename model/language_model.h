@@ -17,10 +17,11 @@ class LanguageModel : public torch::nn::Module {
  public:
   /// Logits of the next token.
   ///
-  /// ids: int64 [B,T], each in 0..vocab_size-1, T >= 1. Result: [B,T,V], or [B,1,V] for Positions::kLast.
-  /// With `state`, the sequence continues what the state has seen, and the state is replaced by the one after the
-  /// last token: feeding a ++ b at once or in pieces gives the same logits. T = 1 is the recurrent (RNN) mode.
-  /// Throws c10::Error on a wrong shape, dtype or id.
+  /// ids: int64 [B,T], each in 0..vocab_size-1, T >= 1. Result: [B,T,V], or [B,1,V] for
+  /// Positions::kLast. With `state`, the sequence continues what the state has seen, and the state
+  /// is replaced by the one after the last token: feeding a ++ b at once or in pieces gives the
+  /// same logits. T = 1 is the recurrent (RNN) mode. Throws c10::Error on a wrong shape, dtype or
+  /// id.
   virtual at::Tensor forward(const at::Tensor& ids, State* state, Positions positions) = 0;
   at::Tensor forward(const at::Tensor& ids) { return forward(ids, nullptr, Positions::kAll); }
 

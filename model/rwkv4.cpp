@@ -70,9 +70,9 @@ at::Tensor BlockImpl::forward(at::Tensor x_BTC, State* state) {
 }
 
 Rwkv4::Rwkv4(const ModelConfig& config) : config_(config) {
-  TORCH_CHECK(config.n_layer > 0 && config.n_embd > 0 && config.vocab_size > 0,
-              "Rwkv4: n_layer ", config.n_layer, ", n_embd ", config.n_embd, ", vocab_size ",
-              config.vocab_size, ": all must be positive");
+  TORCH_CHECK(config.n_layer > 0 && config.n_embd > 0 && config.vocab_size > 0, "Rwkv4: n_layer ",
+              config.n_layer, ", n_embd ", config.n_embd, ", vocab_size ", config.vocab_size,
+              ": all must be positive");
   const int64_t V = config.vocab_size;
   const int64_t C = config.n_embd;
   emb_ = register_module("emb", torch::nn::Embedding(V, C));

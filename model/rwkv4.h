@@ -12,7 +12,8 @@
 
 namespace rwkv::model {
 
-/// Time-mix of RWKV-4 (arXiv:2305.13048, eq. 11-15; RWKV-LM `RWKV-v4neo/src/model.py`, RWKV_TimeMix):
+/// Time-mix of RWKV-4 (arXiv:2305.13048, eq. 11-15; RWKV-LM `RWKV-v4neo/src/model.py`,
+/// RWKV_TimeMix):
 ///   k, v, r = projections of mix(x, time_mix_k), mix(x, time_mix_v), mix(x, time_mix_r)
 ///   y = output (sigmoid(r) * wkv(time_decay, time_first, k, v))
 /// State rows: NAME.xx [B,C], NAME.aa, NAME.bb, NAME.pp [B,A].
@@ -24,7 +25,7 @@ class TimeMixImpl : public torch::nn::Module {
   /// x: [B,T,C], the layer-normed input. Result: [B,T,C].
   at::Tensor forward(const at::Tensor& x_BTC, State* state);
 
-  at::Tensor time_decay, time_first;              // [A], raw: the decay per step is exp(-exp(time_decay))
+  at::Tensor time_decay, time_first;  // [A], raw: the decay per step is exp(-exp(time_decay))
   at::Tensor time_mix_k, time_mix_v, time_mix_r;  // [1,1,C]
   torch::nn::Linear key, value, receptance, output;
 
@@ -33,7 +34,8 @@ class TimeMixImpl : public torch::nn::Module {
 };
 TORCH_MODULE(TimeMix);
 
-/// One residual block. Block 0 also owns ln0, and with pre_ffn a second channel-mix `ffnPre` in place of `att`.
+/// One residual block. Block 0 also owns ln0, and with pre_ffn a second channel-mix `ffnPre` in
+/// place of `att`.
 class BlockImpl : public torch::nn::Module {
  public:
   BlockImpl(const ModelConfig& config, int64_t layer);
@@ -48,8 +50,8 @@ class BlockImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Block);
 
-/// RWKV-4: embedding, blocks, ln_out, head; parameter names and shapes are those of the released files.
-/// Constructed with unspecified values: call init_weights() or load weights.
+/// RWKV-4: embedding, blocks, ln_out, head; parameter names and shapes are those of the released
+/// files. Constructed with unspecified values: call init_weights() or load weights.
 class Rwkv4 : public LanguageModel {
  public:
   explicit Rwkv4(const ModelConfig& config);

@@ -36,8 +36,8 @@ at::ScalarType scalar_type(const formats::TensorInfo& info, const std::string& f
   for (const auto& [dtype, type] : kTypes) {
     if (dtype == info.dtype) return type;
   }
-  user_error("{}: {} is stored as {}, which no model weight uses; convert it to fp32, fp16 or bf16", file,
-             printable(info.name), formats::dtype_name(info.dtype));
+  user_error("{}: {} is stored as {}, which no model weight uses; convert it to fp32, fp16 or bf16",
+             file, printable(info.name), formats::dtype_name(info.dtype));
 }
 
 DType file_dtype(const at::Tensor& tensor) {
@@ -74,7 +74,8 @@ std::vector<std::string> mismatches(LanguageModel& model, const Tensors& tensors
     if (found == tensors.end()) {
       problems.push_back(fmt::format("{} is missing", entry.key()));
     } else if (!fits(found->second, entry.value())) {
-      problems.push_back(fmt::format("{} is {}, expected {}", entry.key(), shape_text(found->second.sizes()),
+      problems.push_back(fmt::format("{} is {}, expected {}", entry.key(),
+                                     shape_text(found->second.sizes()),
                                      shape_text(entry.value().sizes())));
     }
   }
@@ -86,11 +87,14 @@ std::vector<std::string> mismatches(LanguageModel& model, const Tensors& tensors
   return problems;
 }
 
-int64_t size_of(const Shapes& shapes, const std::string& name, size_t dim, const std::string& where) {
+int64_t size_of(const Shapes& shapes, const std::string& name, size_t dim,
+                const std::string& where) {
   const auto found = shapes.find(name);
   if (found == shapes.end() || found->second.size() <= dim || found->second[dim] <= 0) {
-    user_error("{}: this is no RWKV-4 model: {} is missing or has no dimension {}; name a file of RWKV-4 weights",
-               where, name, dim);
+    user_error(
+        "{}: this is no RWKV-4 model: {} is missing or has no dimension {}; name a file of RWKV-4 "
+        "weights",
+        where, name, dim);
   }
   return found->second[dim];
 }
@@ -133,11 +137,14 @@ Shapes shapes_of(const Tensors& tensors) {
 
 ModelConfig config_from_shapes(const Shapes& shapes, const std::string& where) {
   for (const auto& [name, shape] : shapes) {
-    for (const char* part : {"att.r_k", "time_maa", "att.ln_x", "tiny_", "att.qq", "xatt", "pos_emb_"}) {
+    for (const char* part :
+         {"att.r_k", "time_maa", "att.ln_x", "tiny_", "att.qq", "xatt", "pos_emb_"}) {
       if (name.find(part) != std::string::npos && !is_mask_buffer(name)) {
-        user_error("{}: {} belongs to a kind of RWKV that this program does not run yet; use plain RWKV-4 weights "
-                   "(with or without pre_ffn and Head-QK)",
-                   where, printable(name, 80));
+        user_error(
+            "{}: {} belongs to a kind of RWKV that this program does not run yet; use plain RWKV-4 "
+            "weights "
+            "(with or without pre_ffn and Head-QK)",
+            where, printable(name, 80));
       }
     }
   }
@@ -176,9 +183,8 @@ std::vector<std::pair<std::string, at::Tensor>> ordered_parameters(const Languag
   for (const auto& entry : model.named_parameters()) {
     parameters.emplace_back(entry.key(), entry.value().detach());
   }
-  std::sort(parameters.begin(), parameters.end(), [](const auto& a, const auto& b) {
-    return file_order(a.first) < file_order(b.first);
-  });
+  std::sort(parameters.begin(), parameters.end(),
+            [](const auto& a, const auto& b) { return file_order(a.first) < file_order(b.first); });
   return parameters;
 }
 

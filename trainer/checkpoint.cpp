@@ -1,8 +1,8 @@
 #include "trainer/checkpoint.h"
 
 #include <fcntl.h>
-#include <spdlog/spdlog.h>
 #include <fmt/ranges.h>
+#include <spdlog/spdlog.h>
 #include <torch/torch.h>
 
 #include <algorithm>
@@ -46,9 +46,11 @@ json read_json(const fs::path& path) {
 int64_t step_of(const fs::path& folder) {
   const std::string name = folder.filename().string();
   constexpr std::string_view kPrefix = "step-";
-  const std::string_view digits = std::string_view(name).substr(std::min(kPrefix.size(), name.size()));
-  const bool fits = name.starts_with(kPrefix) && !digits.empty() && digits.size() <= 18 &&
-                    std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
+  const std::string_view digits =
+      std::string_view(name).substr(std::min(kPrefix.size(), name.size()));
+  const bool fits =
+      name.starts_with(kPrefix) && !digits.empty() && digits.size() <= 18 &&
+      std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
   return fits ? std::stoll(std::string(digits)) : -1;
 }
 
@@ -201,9 +203,11 @@ std::optional<fs::path> CheckpointStore::newest_valid(bool damaged_is_error) con
     if (first_damage.empty()) first_damage = damage;
   }
   if (!folders.empty() && damaged_is_error) {
-    user_error("no checkpoint in {} is whole (the newest: {}); restore one, choose another train.out_dir, or start "
-               "over with --from-scratch",
-               printable(folder_.string()), first_damage);
+    user_error(
+        "no checkpoint in {} is whole (the newest: {}); restore one, choose another train.out_dir, "
+        "or start "
+        "over with --from-scratch",
+        printable(folder_.string()), first_damage);
   }
   return std::nullopt;
 }
@@ -226,8 +230,9 @@ void CheckpointStore::remove_leftovers() const {
 std::string checkpoint_damage(const fs::path& checkpoint) {
   if (!fs::exists(checkpoint / "manifest.json")) return "manifest.json is missing";
   const json manifest = json::parse(read_text(checkpoint / "manifest.json"), nullptr, false);
-  if (!manifest.is_object() || !manifest.contains("format_version") || !manifest.contains("files") ||
-      !manifest["format_version"].is_number_integer() || !manifest["files"].is_object()) {
+  if (!manifest.is_object() || !manifest.contains("format_version") ||
+      !manifest.contains("files") || !manifest["format_version"].is_number_integer() ||
+      !manifest["files"].is_object()) {
     return "manifest.json is damaged";
   }
   if (manifest["format_version"].get<int64_t>() != kFormatVersion) {
@@ -235,7 +240,8 @@ std::string checkpoint_damage(const fs::path& checkpoint) {
                        manifest["format_version"].get<int64_t>(), kFormatVersion);
   }
   for (const char* name : {kModelFile, kOptimizerFile, "state.json", "config.yaml"}) {
-    if (!manifest["files"].contains(name)) return fmt::format("manifest.json does not list {}", name);
+    if (!manifest["files"].contains(name))
+      return fmt::format("manifest.json does not list {}", name);
   }
   for (const auto& [name, entry] : manifest["files"].items()) {
     if (fs::path(name).filename() != name || !entry.is_object() || !entry.contains("size_bytes") ||
@@ -292,7 +298,8 @@ void load_checkpoint(const fs::path& checkpoint, model::LanguageModel& model, Ad
     }
   }
   if (!problems.empty()) {
-    user_error("{} does not fit the model: {}", printable(moments.string()), fmt::join(problems, "; "));
+    user_error("{} does not fit the model: {}", printable(moments.string()),
+               fmt::join(problems, "; "));
   }
   const torch::NoGradGuard no_grad;
   for (const auto& [name, tensor] : moments_now) {

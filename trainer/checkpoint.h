@@ -24,9 +24,9 @@ struct Progress {
 /// state.json of a checkpoint.
 struct CheckpointState {
   Progress progress;
-  int64_t optimizer_steps = 0;          // Adam's t
-  std::array<double, 2> last_betas{};   // of the last update: a change is noticed across a restart
-  std::string config_yaml;      // the whole effective configuration
+  int64_t optimizer_steps = 0;         // Adam's t
+  std::array<double, 2> last_betas{};  // of the last update: a change is noticed across a restart
+  std::string config_yaml;             // the whole effective configuration
   std::string data_fingerprint;
   std::string program_version;
 };

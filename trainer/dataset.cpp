@@ -20,7 +20,8 @@ data::SourceSpec spec_of(const DataConfig& config, const std::string& path) {
   spec.kind = data::parse_source_kind(name_of(kDataKindNames, config.kind), "data.kind: ");
   spec.dtype = config.dtype;
   // A vocabulary that does not exist yet is made from the text and written below.
-  if (!config.vocab_file.empty() && fs::exists(config.vocab_file)) spec.vocab_file = config.vocab_file;
+  if (!config.vocab_file.empty() && fs::exists(config.vocab_file))
+    spec.vocab_file = config.vocab_file;
   return spec;
 }
 
@@ -29,7 +30,8 @@ struct Split {
   Source validation;
 };
 
-/// The first part trains, what follows validates (train_tokens or train_bytes), or the tail validates.
+/// The first part trains, what follows validates (train_tokens or train_bytes), or the tail
+/// validates.
 Split split(const Source& all, const RunConfig& config) {
   const DataConfig& d = config.data;
   const ValidationConfig& v = config.validation;
@@ -40,14 +42,16 @@ Split split(const Source& all, const RunConfig& config) {
   if (d.train_bytes > 0) train_end = all->token_at_byte(d.train_bytes);
   if (v.tokens > 0) validation_end = train_end + v.tokens;
   if (v.bytes > 0) validation_end = all->token_at_byte(d.train_bytes + v.bytes);
-  const int64_t tail =
-      v.tail_tokens > 0 ? v.tail_tokens
-                        : static_cast<int64_t>(std::llround(v.tail * static_cast<double>(size)));
+  const int64_t tail = v.tail_tokens > 0
+                           ? v.tail_tokens
+                           : static_cast<int64_t>(std::llround(v.tail * static_cast<double>(size)));
   if (tail > 0) train_end = size - tail;
   if (train_end <= 0 || train_end > size || validation_end > size) {
-    user_error("data.path: {} has {} tokens, too few for the parts that train ({}) and validate ({}) in the "
-               "configuration; lower data.train_* or validation.*",
-               all->name(), size, train_end, tail > 0 ? tail : validation_end - train_end);
+    user_error(
+        "data.path: {} has {} tokens, too few for the parts that train ({}) and validate ({}) in "
+        "the "
+        "configuration; lower data.train_* or validation.*",
+        all->name(), size, train_end, tail > 0 ? tail : validation_end - train_end);
   }
   Split parts;
   parts.train = train_end == size ? all : Source(data::slice(all, 0, train_end));
@@ -69,15 +73,16 @@ double utf8_bytes_per_token(const data::TokenSource& source, const data::CharVoc
   std::vector<int64_t> ids(kChunk);
   int64_t bytes = 0;
   for (int64_t at = 0; at < source.size(); at += kChunk) {
-    const auto chunk = std::span(ids).first(static_cast<size_t>(std::min(kChunk, source.size() - at)));
+    const auto chunk =
+        std::span(ids).first(static_cast<size_t>(std::min(kChunk, source.size() - at)));
     source.read(at, chunk);
     for (const int64_t id : chunk) bytes += length[static_cast<size_t>(id)];
   }
   return static_cast<double>(bytes) / static_cast<double>(source.size());
 }
 
-/// Writes the characters' vocab.json where the configuration names one that does not exist, and where a validation
-/// file of its own must be read with the same ids.
+/// Writes the characters' vocab.json where the configuration names one that does not exist, and
+/// where a validation file of its own must be read with the same ids.
 std::string store_vocabulary(const RunConfig& config, const data::CharVocab& vocab) {
   if (!config.data.vocab_file.empty()) {
     if (!fs::exists(config.data.vocab_file)) {
@@ -108,13 +113,15 @@ int64_t choose_vocab_size(const RunConfig& config, const data::TokenSource& sour
   const int64_t configured = config.model.vocab_size;
   const int64_t found = source.vocab_size();
   if (configured == 0 && found == 0) {
-    user_error("model.vocab_size: {} does not say how many tokens there are; set it to the tokenizer's size "
-               "(50277 for the Pile)",
-               source.name());
+    user_error(
+        "model.vocab_size: {} does not say how many tokens there are; set it to the tokenizer's "
+        "size "
+        "(50277 for the Pile)",
+        source.name());
   }
   if (configured > 0 && found > configured) {
-    user_error("model.vocab_size: {} is less than the {} tokens of {}; set it to 0 or to {}", configured, found,
-               source.name(), found);
+    user_error("model.vocab_size: {} is less than the {} tokens of {}; set it to 0 or to {}",
+               configured, found, source.name(), found);
   }
   return configured > 0 ? configured : found;
 }
@@ -153,9 +160,11 @@ Dataset open_dataset(const RunConfig& config) {
   }
   const int64_t least = config.train.ctx_len + 2;
   if (set.train->size() < least || (set.validation && set.validation->size() < least)) {
-    user_error("train.ctx_len: {} tokens to train on and {} to validate on are too few for windows of {}; use a "
-               "longer text or a shorter ctx_len",
-               set.train->size(), set.validation ? set.validation->size() : 0, config.train.ctx_len);
+    user_error(
+        "train.ctx_len: {} tokens to train on and {} to validate on are too few for windows of {}; "
+        "use a "
+        "longer text or a shorter ctx_len",
+        set.train->size(), set.validation ? set.validation->size() : 0, config.train.ctx_len);
   }
   set.sampler = std::make_unique<data::Sampler>(sampler_config(config), set.train->size(),
                                                 config.train.ctx_len, "data: " + all->name());

@@ -10,8 +10,10 @@
 namespace rwkv::trainer {
 namespace {
 
-/// Sum of the cross entropy of `targets`, in double: windows of a batch weigh the same whatever its size.
-double sum_of_loss(model::LanguageModel& model, const at::Tensor& inputs, const at::Tensor& targets) {
+/// Sum of the cross entropy of `targets`, in double: windows of a batch weigh the same whatever its
+/// size.
+double sum_of_loss(model::LanguageModel& model, const at::Tensor& inputs,
+                   const at::Tensor& targets) {
   const at::Tensor log_p = at::log_softmax(model.forward(inputs), -1);
   return -log_p.gather(-1, targets.unsqueeze(-1)).sum(at::kDouble).item<double>();
 }
@@ -28,15 +30,16 @@ double validation_loss(model::LanguageModel& model, const data::TokenSource& tex
   TORCH_CHECK(plan.ctx_len > 0 && plan.micro_bsz > 0, "validation_loss: ctx_len ", plan.ctx_len,
               ", micro_bsz ", plan.micro_bsz, ": both must be positive");
   const torch::NoGradGuard no_grad;
-  const std::vector<int64_t> offsets =
-      data::validation_offsets(text.size(), plan.ctx_len, "validation: " + text.name(), plan.windows);
+  const std::vector<int64_t> offsets = data::validation_offsets(
+      text.size(), plan.ctx_len, "validation: " + text.name(), plan.windows);
   const auto n = static_cast<int64_t>(offsets.size());
   double sum = 0;
   for (int64_t first = 0; first < n; first += plan.micro_bsz) {
     const int64_t rows = std::min(plan.micro_bsz, n - first);
     const at::Tensor inputs = at::empty({rows, plan.ctx_len}, at::kLong);
     const at::Tensor targets = at::empty_like(inputs);
-    const auto windows = std::span(offsets).subspan(static_cast<size_t>(first), static_cast<size_t>(rows));
+    const auto windows =
+        std::span(offsets).subspan(static_cast<size_t>(first), static_cast<size_t>(rows));
     data::fill_windows(text, windows, plan.ctx_len, span_of(inputs), span_of(targets),
                        model.config().vocab_size);
     sum += sum_of_loss(model, inputs, targets);

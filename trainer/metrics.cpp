@@ -15,8 +15,8 @@ namespace {
 
 using nlohmann::json;
 
-/// The lines of `path` that are whole and belong to steps up to `last_step`; `validated` becomes the last step
-/// among them with a validation.
+/// The lines of `path` that are whole and belong to steps up to `last_step`; `validated` becomes
+/// the last step among them with a validation.
 std::string kept_lines(const std::filesystem::path& path, int64_t last_step, int64_t& validated) {
   std::ifstream in(path);
   std::string kept;

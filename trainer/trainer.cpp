@@ -64,7 +64,8 @@ Trainer::Trainer(RunConfig config, TrainOptions options)
       options_(options),
       lock_(config_.train.out_dir),
       data_(open_dataset(config_)),
-      schedule_(config_.schedule, config_.optimizer, config_.train.ctx_len, config_.train.real_bsz(),
+      schedule_(config_.schedule, config_.optimizer, config_.train.ctx_len,
+                config_.train.real_bsz(),
                 mini_epochs(config_.train, data_.sampler->magic_prime())) {
   if (config_.train.threads > 0) at::set_num_threads(static_cast<int>(config_.train.threads));
   config_.model.vocab_size = data_.vocab_size;
@@ -117,9 +118,8 @@ bool Trainer::done() const {
 }
 
 SchedulePoint Trainer::schedule_now() const {
-  return schedule_.at({.step = progress_.step,
-                       .tokens = progress_.tokens,
-                       .steps_since_start = progress_.step});
+  return schedule_.at(
+      {.step = progress_.step, .tokens = progress_.tokens, .steps_since_start = progress_.step});
 }
 
 int64_t Trainer::real_bsz(const SchedulePoint& now) const {
@@ -296,7 +296,8 @@ void Trainer::finish(bool trained) {
     profile_.reset();
   }
   save();
-  if (config_.checkpoint.export_pth && (trained || !std::filesystem::exists(pth_path()))) export_pth();
+  if (config_.checkpoint.export_pth && (trained || !std::filesystem::exists(pth_path())))
+    export_pth();
   validate();
 }
 

@@ -83,7 +83,8 @@ void sync_folder(const std::filesystem::path& folder) {
   const int result = ::fsync(fd);
   const int reason = errno;
   ::close(fd);
-  // Some file systems cannot sync a folder and say EINVAL; their renames are as durable as they get.
+  // Some file systems cannot sync a folder and say EINVAL; their renames are as durable as they
+  // get.
   if (result != 0 && reason != EINVAL) write_failed(folder, reason);
 }
 

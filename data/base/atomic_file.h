@@ -8,9 +8,10 @@
 
 namespace rwkv {
 
-/// Writes `PATH.tmp-<pid>` and renames it to PATH on commit(): a reader sees the old file or the whole new
-/// one. Without commit() the destructor removes the temporary file. Failed writes throw UserError with
-/// the path and the system's reason (disk full, read-only, quota). Retries EINTR and short writes.
+/// Writes `PATH.tmp-<pid>` and renames it to PATH on commit(): a reader sees the old file or the
+/// whole new one. Without commit() the destructor removes the temporary file. Failed writes throw
+/// UserError with the path and the system's reason (disk full, read-only, quota). Retries EINTR and
+/// short writes.
 class AtomicFile {
  public:
   /// Creates the temporary file beside `path`; the folder must exist.

@@ -67,9 +67,10 @@ void MappedFile::check_unchanged() const {
   struct stat info {};
   if (::fstat(fd_, &info) != 0 || static_cast<size_t>(info.st_size) != size_ ||
       mtime_ns(info) != mtime_ns_) {
-    user_error("{} changed while it was being read ({} bytes when opened, {} now); do not write to it "
-               "during a run",
-               printable(path_.string()), size_, info.st_size);
+    user_error(
+        "{} changed while it was being read ({} bytes when opened, {} now); do not write to it "
+        "during a run",
+        printable(path_.string()), size_, info.st_size);
   }
 }
 

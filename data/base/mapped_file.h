@@ -8,12 +8,13 @@
 
 namespace rwkv {
 
-/// A whole regular file mapped read-only into memory. Throws UserError (what, which file, how to mend)
-/// when the file is missing, unreadable, a folder, or no regular file. Movable; an empty file gives an
-/// empty span.
+/// A whole regular file mapped read-only into memory. Throws UserError (what, which file, how to
+/// mend) when the file is missing, unreadable, a folder, or no regular file. Movable; an empty file
+/// gives an empty span.
 ///
-/// A mapped file that another process truncates faults on access. `check_unchanged()` compares size and
-/// modification time with those seen at opening, so that long readers can turn that into a message.
+/// A mapped file that another process truncates faults on access. `check_unchanged()` compares size
+/// and modification time with those seen at opening, so that long readers can turn that into a
+/// message.
 class MappedFile {
  public:
   explicit MappedFile(const std::filesystem::path& path);

@@ -29,7 +29,8 @@ Tensors below(const Tensors& all, const std::string& prefix) {
 
 std::shared_ptr<LanguageModel> load_model(const Tensors& golden, at::ScalarType dtype) {
   const Tensors weights = below(golden, "w.");
-  const auto net = model::build_model(model::config_from_shapes(model::shapes_of(weights), "golden"));
+  const auto net =
+      model::build_model(model::config_from_shapes(model::shapes_of(weights), "golden"));
   net->to(dtype);
   model::load_weights(*net, weights, "golden");
   return net;
@@ -41,7 +42,8 @@ struct Bounds {
   double logits;
   double gradient;
 };
-// README of the golden folder: float64 logits 1e-9 and gradients 3e-7 (rounded to float32), float32 2e-5 each.
+// README of the golden folder: float64 logits 1e-9 and gradients 3e-7 (rounded to float32), float32
+// 2e-5 each.
 constexpr Bounds kFloat64{"float64", at::kDouble, 1e-9, 3e-7};
 constexpr Bounds kFloat32{"float32", at::kFloat, 2e-5, 2e-5};
 
@@ -78,13 +80,13 @@ void check_parallel(const Tensors& golden, const Bounds& bounds, Report& report)
       .backward();
   double worst = 0;
   for (const auto& [name, gradient] : below(golden, "g_ce.")) {
-    worst = std::max(worst,
-                     relative_difference(net->named_parameters()[name].grad(), gradient));
+    worst = std::max(worst, relative_difference(net->named_parameters()[name].grad(), gradient));
   }
   report.compare(mode + "gradients without L2Wrap", worst, bounds.gradient);
 }
 
-/// Rows of our state by the golden's names: "att.0" is "blocks.0.att", "ffnPre.0" is "blocks.0.ffnPre".
+/// Rows of our state by the golden's names: "att.0" is "blocks.0.att", "ffnPre.0" is
+/// "blocks.0.ffnPre".
 at::Tensor state_row(const State& state, const std::string& golden_name) {
   if (golden_name == "hk") return state.get("head_qk.k").squeeze(0);
   const auto first = golden_name.find('.');
@@ -92,14 +94,16 @@ at::Tensor state_row(const State& state, const std::string& golden_name) {
   const std::string name = "blocks." + golden_name.substr(first + 1, second - first - 1) + "." +
                            golden_name.substr(0, first);
   const std::string row = golden_name.substr(second + 1);
-  // aa, bb, pp have a free common scale: compare aa/bb as aa, and pp + ln bb as pp; bb is then 1 on both sides.
+  // aa, bb, pp have a free common scale: compare aa/bb as aa, and pp + ln bb as pp; bb is then 1 on
+  // both sides.
   if (row == "bb") return state.get(name + ".bb").squeeze(0);
   return state.get(name + "." + row).squeeze(0);
 }
 
 /// Largest difference of two WKV states given as (aa, bb, pp), through aa/bb and pp + ln bb.
 double wkv_state_difference(const at::Tensor& aa, const at::Tensor& bb, const at::Tensor& pp,
-                            const at::Tensor& aa_g, const at::Tensor& bb_g, const at::Tensor& pp_g) {
+                            const at::Tensor& aa_g, const at::Tensor& bb_g,
+                            const at::Tensor& pp_g) {
   return std::max(max_difference(aa / bb, aa_g / bb_g),
                   max_difference(pp + bb.log(), pp_g + bb_g.log()));
 }
@@ -110,10 +114,10 @@ double named_state_difference(const State& state, const Tensors& expected) {
   for (const auto& [name, row] : expected) {
     if (name.ends_with(".aa")) {
       const std::string stem = name.substr(0, name.size() - 2);
-      worst = std::max(worst, wkv_state_difference(
-                                  state_row(state, name), state_row(state, stem + "bb"),
-                                  state_row(state, stem + "pp"), row, expected.at(stem + "bb"),
-                                  expected.at(stem + "pp")));
+      worst = std::max(
+          worst, wkv_state_difference(state_row(state, name), state_row(state, stem + "bb"),
+                                      state_row(state, stem + "pp"), row, expected.at(stem + "bb"),
+                                      expected.at(stem + "pp")));
     } else if (!name.ends_with(".bb") && !name.ends_with(".pp")) {
       worst = std::max(worst, max_difference(state_row(state, name), row));
     }
@@ -121,7 +125,8 @@ double named_state_difference(const State& state, const Tensors& expected) {
   return worst;
 }
 
-/// State after one token against rnn.states[t], rows per layer in v4neo's order: ffn.xx, att.xx, aa, bb, pp.
+/// State after one token against rnn.states[t], rows per layer in v4neo's order: ffn.xx, att.xx,
+/// aa, bb, pp.
 double v4neo_state_difference(const State& state, const at::Tensor& rows) {
   double worst = 0;
   for (int64_t layer = 0; layer * 5 < rows.size(0); ++layer) {
@@ -220,7 +225,8 @@ ModelConfig init_config(const Tensors& golden, const Tensors& exact, const Tenso
   }
   ModelConfig config;
   config.n_layer = cfg("n_layer", n_layer);
-  config.n_embd = cfg("n_embd", exact.contains("ln_out.weight") ? exact.at("ln_out.weight").size(0) : 64);
+  config.n_embd =
+      cfg("n_embd", exact.contains("ln_out.weight") ? exact.at("ln_out.weight").size(0) : 64);
   config.dim_att = cfg("dim_att", 0);
   config.dim_ffn = cfg("dim_ffn", 0);
   config.vocab_size = cfg("vocab_size", 97);
@@ -232,13 +238,15 @@ ModelConfig init_config(const Tensors& golden, const Tensors& exact, const Tenso
 
 void check_rwkv4_init(const std::filesystem::path& file, Report& report) {
   const Tensors golden = load_pth(file);
-  // neo4b holds 4b alone; v4 and v4_scripted are older rules that we do not follow (models-rwkv4, section 3).
+  // neo4b holds 4b alone; v4 and v4_scripted are older rules that we do not follow (models-rwkv4,
+  // section 3).
   for (const std::string set : {"neo", "neo_preffn"}) {
     const Tensors exact = below(golden, set + ".exact.");
     const Tensors stat = below(golden, set + ".stat.");
     const Tensors singular = below(golden, set + ".sv.");
     if (exact.empty() && stat.empty()) continue;
-    ModelConfig config = init_config(golden, below(golden, "neo.exact."), below(golden, "neo.stat."));
+    ModelConfig config =
+        init_config(golden, below(golden, "neo.exact."), below(golden, "neo.stat."));
     config.pre_ffn = set == "neo_preffn";
     const auto net = model::build_model(config);
     const double emb_range =

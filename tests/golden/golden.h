@@ -9,8 +9,8 @@ namespace rwkv::golden {
 /// What a checker found in one golden file. Each call of compare() is one line of the table.
 class Report {
  public:
-  /// Records the largest difference of one quantity and the bound it must meet (0 means exact). A difference
-  /// that is not finite fails.
+  /// Records the largest difference of one quantity and the bound it must meet (0 means exact). A
+  /// difference that is not finite fails.
   void compare(const std::string& quantity, double difference, double bound);
   /// Records an exact comparison.
   void equal(const std::string& quantity, bool same) { compare(quantity, same ? 0.0 : 1.0, 0.0); }
@@ -42,7 +42,7 @@ void check_adam(const std::filesystem::path& file, Report& report);         // a
 void check_l2wrap(const std::filesystem::path& file, Report& report);       // l2wrap*.pth
 void check_loss(const std::filesystem::path& file, Report& report);         // loss*.pth
 void check_wkv4(const std::filesystem::path& file, Report& report);         // wkv4*.pth
-void check_rwkv4(const std::filesystem::path& file, Report& report);        // rwkv4_*.pth: whole models
-void check_rwkv4_init(const std::filesystem::path& file, Report& report);   // rwkv4_init*.pth
+void check_rwkv4(const std::filesystem::path& file, Report& report);  // rwkv4_*.pth: whole models
+void check_rwkv4_init(const std::filesystem::path& file, Report& report);  // rwkv4_init*.pth
 
 }  // namespace rwkv::golden

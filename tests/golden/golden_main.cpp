@@ -1,5 +1,6 @@
-// Checks every golden file below RWKV_GOLDEN_DIR (values computed by the original programs) against our implementation.
-// Prints file, quantity, largest difference and bound. Exit code 0 when all pass and at least one was checked.
+// Checks every golden file below RWKV_GOLDEN_DIR (values computed by the original programs) against
+// our implementation. Prints file, quantity, largest difference and bound. Exit code 0 when all
+// pass and at least one was checked.
 
 #include <fmt/format.h>
 
@@ -29,7 +30,7 @@ namespace {
 struct Family {
   std::string_view prefix;
   std::string_view extension;
-  Checker check;       // null: not built yet, or read along with another file
+  Checker check;  // null: not built yet, or read along with another file
   std::string_view note;
 };
 
@@ -110,8 +111,8 @@ int run() {
   std::sort(files.begin(), files.end());
   Totals totals;
   for (const fs::path& file : files) check_file(root, file, totals);
-  fmt::print("golden: {} files passed, {} failed, {} skipped in {}\n", totals.checked, totals.failed,
-             totals.skipped, root.string());
+  fmt::print("golden: {} files passed, {} failed, {} skipped in {}\n", totals.checked,
+             totals.failed, totals.skipped, root.string());
   if (totals.checked + totals.failed == 0) fmt::print("golden: nothing was checked: FAILED\n");
   return totals.failed == 0 && totals.checked > 0 ? 0 : 1;
 }

@@ -13,7 +13,8 @@ using Tensors = std::map<std::string, at::Tensor>;
 /// All tensors of a .pth file by name, in their stored dtypes.
 Tensors load_pth(const std::filesystem::path& file);
 
-/// Largest |ours - expected|, both as float64. Infinity when shapes differ or a value is not finite.
+/// Largest |ours - expected|, both as float64. Infinity when shapes differ or a value is not
+/// finite.
 double max_difference(const at::Tensor& ours, const at::Tensor& expected);
 
 /// max_difference divided by the largest |expected| (by 1 where that is 0).

@@ -211,6 +211,23 @@ std::string refusal(const std::string& bytes) {
   return "";
 }
 
+void expect_refused(const std::vector<Case>& cases) {
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.name);
+    const std::string message = refusal(c.bytes);
+    EXPECT_NE(message.find(c.fragment), std::string::npos)
+        << "wanted: " << c.fragment << "\ngot: " << (message.empty() ? "accepted" : message);
+    EXPECT_EQ(message.find('\n'), std::string::npos) << "one line only: " << message;
+  }
+}
+
+std::string repeated(const std::string& part, size_t count) {
+  std::string out;
+  out.reserve(part.size() * count);
+  for (size_t i = 0; i < count; ++i) out += part;
+  return out;
+}
+
 std::vector<float> floats(const TensorInfo& tensor) {
   std::vector<float> values(static_cast<size_t>(tensor.numel()));
   tensor.copy_row_major(std::as_writable_bytes(std::span(values)));

@@ -96,6 +96,19 @@ TensorFileContents load(const std::string& bytes);
 /// passes on.
 std::string refusal(const std::string& bytes);
 
+/// A malformed file and a part of the message that it must give.
+struct Case {
+  std::string name;
+  std::string bytes;
+  std::string fragment;
+};
+
+/// Each case is refused by a UserError of one line that holds its fragment.
+void expect_refused(const std::vector<Case>& cases);
+
+/// `part` many times.
+std::string repeated(const std::string& part, size_t count);
+
 /// Row-major values of a float32 tensor.
 std::vector<float> floats(const TensorInfo& tensor);
 

@@ -62,7 +62,8 @@ TEST_P(Rwkv4Options, PiecesWithStateGiveTheLogitsOfTheWhole) {
   const auto model = random_model(config());
   const at::Tensor ids = some_ids(2, 5);
   const at::Tensor whole = model->forward(ids);
-  for (const std::vector<int64_t>& pieces : {std::vector<int64_t>{5}, {1, 4}, {2, 1, 2}, {1, 1, 1, 1, 1}}) {
+  for (const std::vector<int64_t>& pieces :
+       {std::vector<int64_t>{5}, {1, 4}, {2, 1, 2}, {1, 1, 1, 1, 1}}) {
     State state;
     std::vector<at::Tensor> parts;
     int64_t begin = 0;
@@ -70,7 +71,8 @@ TEST_P(Rwkv4Options, PiecesWithStateGiveTheLogitsOfTheWhole) {
       parts.push_back(model->forward(ids.slice(1, begin, begin + length), &state, Positions::kAll));
       begin += length;
     }
-    EXPECT_LT((at::cat(parts, 1) - whole).abs().max().item<float>(), 2e-5F) << pieces.size() << " pieces";
+    EXPECT_LT((at::cat(parts, 1) - whole).abs().max().item<float>(), 2e-5F)
+        << pieces.size() << " pieces";
   }
 }
 
@@ -80,7 +82,8 @@ TEST_P(Rwkv4Options, LastPositionEqualsTheLastOfAll) {
   const at::Tensor ids = some_ids(2, 6);
   const at::Tensor last = model->forward(ids, nullptr, Positions::kLast);
   ASSERT_EQ(last.sizes(), at::IntArrayRef({2, 1, 50}));
-  EXPECT_LT((last.select(1, 0) - model->forward(ids).select(1, 5)).abs().max().item<float>(), 2e-5F);
+  EXPECT_LT((last.select(1, 0) - model->forward(ids).select(1, 5)).abs().max().item<float>(),
+            2e-5F);
 }
 
 TEST_P(Rwkv4Options, LaterTokensChangeNothingBefore) {
@@ -98,7 +101,8 @@ TEST_P(Rwkv4Options, LaterTokensChangeNothingBefore) {
 TEST_P(Rwkv4Options, SizesAreReadOffTheShapes) {
   const auto model = build_model(config());
   Shapes shapes;
-  for (const auto& entry : model->named_parameters()) shapes[entry.key()] = entry.value().sizes().vec();
+  for (const auto& entry : model->named_parameters())
+    shapes[entry.key()] = entry.value().sizes().vec();
   EXPECT_EQ(config_from_shapes(shapes, "test"), config());
 }
 
@@ -139,7 +143,8 @@ TEST(Init, BlocksStartAsIdentityAndSeedsRepeat) {
   const auto other = build_model(small_config());
   init_weights(*other, 2, 1e-4);
   const auto p = model->named_parameters();
-  for (const auto& entry : p) EXPECT_TRUE(at::equal(entry.value(), same->named_parameters()[entry.key()]));
+  for (const auto& entry : p)
+    EXPECT_TRUE(at::equal(entry.value(), same->named_parameters()[entry.key()]));
   EXPECT_FALSE(at::equal(p["emb.weight"], other->named_parameters()["emb.weight"]));
 
   const at::Tensor ids = some_ids(1, 6);
@@ -152,7 +157,8 @@ TEST(Init, BlocksStartAsIdentityAndSeedsRepeat) {
 }
 
 TEST(Weights, PthAndSafetensorsGiveTheWeightsBack) {
-  const fs::path folder = fs::temp_directory_path() / ("rwkv_weights_" + std::to_string(::getpid()));
+  const fs::path folder =
+      fs::temp_directory_path() / ("rwkv_weights_" + std::to_string(::getpid()));
   fs::create_directories(folder);
   const auto model = random_model(small_config());
   save_pth(*model, folder / "a.pth");
@@ -171,7 +177,8 @@ TEST(Weights, PthAndSafetensorsGiveTheWeightsBack) {
 TEST(Weights, AllThatDoesNotFitIsListedAndNothingIsCopied) {
   const auto model = random_model(small_config());
   Tensors tensors;
-  for (const auto& entry : model->named_parameters()) tensors[entry.key()] = at::zeros_like(entry.value());
+  for (const auto& entry : model->named_parameters())
+    tensors[entry.key()] = at::zeros_like(entry.value());
   tensors.erase("ln_out.bias");
   tensors["head.weight"] = at::zeros({51, 32});
   tensors["surplus"] = at::zeros({1});

@@ -4,8 +4,8 @@
 #include <torch/torch.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <cmath>
+#include <csignal>
 #include <fstream>
 #include <string>
 
@@ -63,7 +63,8 @@ checkpoint: {{keep_last: 2, export_pth: false}}
 
 TEST_F(TrainerRuns, ResumeIsBitwiseIdentical) {
   ASSERT_EQ(Trainer(config("whole"), {}).run(), kFinished);
-  for (const char* steps : {"train.max_steps=1", "train.max_steps=3", "train.max_steps=7", "train.max_steps=8"}) {
+  for (const char* steps :
+       {"train.max_steps=1", "train.max_steps=3", "train.max_steps=7", "train.max_steps=8"}) {
     ASSERT_EQ(Trainer(config("parts", {steps}), {}).run(), kFinished);
   }
   expect_equal_checkpoints(checkpoint("whole", 8), checkpoint("parts", 8));
@@ -81,9 +82,10 @@ TEST_F(TrainerRuns, AccumulationSeesTheSameSamplesAndNearlyTheSameGradient) {
 }
 
 TEST_F(TrainerRuns, ABatchSizeOfTheScheduleTakesEffect) {
-  Trainer run(config("grows", {"schedule.segments=[{until: 4, lr: {constant: 1.0e-3}}, {until: 8, lr: "
-                               "{constant: 1.0e-3}, real_bsz: 12}]"}),
-              {});
+  Trainer run(
+      config("grows", {"schedule.segments=[{until: 4, lr: {constant: 1.0e-3}}, {until: 8, lr: "
+                       "{constant: 1.0e-3}, real_bsz: 12}]"}),
+      {});
   run.run();
   EXPECT_EQ(run.progress().samples, 4 * 4 + 4 * 12);
   EXPECT_EQ(run.progress().tokens, run.progress().samples * 16);
@@ -107,11 +109,13 @@ TEST_F(TrainerRuns, EveryDamageIsFoundAndAnOlderCheckpointTaken) {
   ASSERT_EQ(store.newest_valid(true), newest);
   for (const auto& entry : fs::directory_iterator(newest)) {
     const std::string content = read(entry.path());
-    const std::vector<std::string> damages = {content.substr(0, content.size() - 1), content + "x", "",
-                                              std::string(1, static_cast<char>(content[0] ^ 1)) + content.substr(1)};
+    const std::vector<std::string> damages = {
+        content.substr(0, content.size() - 1), content + "x", "",
+        std::string(1, static_cast<char>(content[0] ^ 1)) + content.substr(1)};
     for (const std::string& damage : damages) {
       std::ofstream(entry.path(), std::ios::binary) << damage;
-      const bool harmless = entry.path().filename() == "manifest.json" && damage.size() == content.size() - 1;
+      const bool harmless =
+          entry.path().filename() == "manifest.json" && damage.size() == content.size() - 1;
       if (!harmless) {  // its last byte is a line break
         EXPECT_EQ(store.newest_valid(true), checkpoint("hurt", 4)) << entry.path();
       }
@@ -180,7 +184,8 @@ TEST(Loss, L2WrapFollowsTheIncomingGradientUnlessCompatible) {
   };
   const at::Tensor once = gradient({}, 1);
   EXPECT_LT((gradient({}, 8) - 8 * once).abs().max().item<double>(), 1e-14);
-  EXPECT_GT((gradient({.ignore_incoming_gradient = true}, 8) - 8 * once).abs().max().item<double>(), 1e-6);
+  EXPECT_GT((gradient({.ignore_incoming_gradient = true}, 8) - 8 * once).abs().max().item<double>(),
+            1e-6);
 }
 
 TEST(Loss, ShapesAreCheckedWithBothValues) {
@@ -195,9 +200,11 @@ TEST(Loss, ShapesAreCheckedWithBothValues) {
 }
 
 TEST(Metrics, NoStepTwiceAfterAResumeAndNoHalfLine) {
-  const fs::path folder = fs::temp_directory_path() / ("rwkv_metrics_" + std::to_string(::getpid()));
+  const fs::path folder =
+      fs::temp_directory_path() / ("rwkv_metrics_" + std::to_string(::getpid()));
   fs::create_directories(folder);
-  write_file_atomically(folder / "metrics.jsonl", "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"ste");
+  write_file_atomically(folder / "metrics.jsonl",
+                        "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"ste");
   {
     MetricsLog log(folder, 2);
     StepMetrics metrics;

@@ -80,14 +80,15 @@ int info(const Arguments& arguments) {
     constexpr int64_t kChunk = 1 << 16;
     std::vector<int64_t> ids(kChunk);
     for (int64_t at = 0; at < source->size(); at += kChunk) {
-      const auto chunk = std::span(ids).first(static_cast<size_t>(std::min(kChunk, source->size() - at)));
+      const auto chunk =
+          std::span(ids).first(static_cast<size_t>(std::min(kChunk, source->size() - at)));
       source->read(at, chunk);
       const auto bad = std::find_if(chunk.begin(), chunk.end(), [&](int64_t id) {
         return id < 0 || id >= arguments.vocab_size;
       });
       if (bad != chunk.end()) {
-        user_error("{}: token {} is {}, outside 0..{}; use the tokenizer's vocab_size", source->name(),
-                   at + (bad - chunk.begin()), *bad, arguments.vocab_size - 1);
+        user_error("{}: token {} is {}, outside 0..{}; use the tokenizer's vocab_size",
+                   source->name(), at + (bad - chunk.begin()), *bad, arguments.vocab_size - 1);
       }
     }
   }
@@ -112,7 +113,8 @@ void refuse_overwrite(const Arguments& arguments) {
       user_error("--out: {} is the input; choose another name", printable(path.string()));
     }
     if (!arguments.force) {
-      user_error("--out: {} exists; choose another name or overwrite it with --force", printable(path.string()));
+      user_error("--out: {} exists; choose another name or overwrite it with --force",
+                 printable(path.string()));
     }
   }
 }
@@ -121,7 +123,8 @@ int build(const Arguments& arguments) {
   refuse_overwrite(arguments);
   const auto source = open(arguments);
   data::IndexedDatasetBuilder builder(arguments.out, output_type(arguments, *source));
-  // A token stream without documents becomes one, in pieces that fit memory; training reads across them.
+  // A token stream without documents becomes one, in pieces that fit memory; training reads across
+  // them.
   constexpr int64_t kSequence = int64_t{1} << 26;
   std::vector<int64_t> ids;
   for (int64_t at = 0; at < source->size(); at += kSequence) {
@@ -155,8 +158,11 @@ void add_source_options(CLI::App& command, Arguments& arguments) {
       ->capture_default_str();
   command.add_option("--dtype", arguments.dtype, "Type of raw tokens: u8, u16, i32, ...");
   command.add_option("--vocab", arguments.vocab, "vocab.json to read characters with");
-  command.add_option("--vocab-size", arguments.vocab_size, "Number of tokens; ids beyond it are damage");
-  command.add_option("--ctx-len", arguments.ctx_lens, "Print the magic prime for these context lengths")
+  command.add_option("--vocab-size", arguments.vocab_size,
+                     "Number of tokens; ids beyond it are damage");
+  command
+      .add_option("--ctx-len", arguments.ctx_lens,
+                  "Print the magic prime for these context lengths")
       ->capture_default_str();
 }
 
@@ -168,13 +174,15 @@ void add_data(CLI::App& program, int& exit_code) {
   auto arguments = std::make_shared<Arguments>();
 
   auto* inspect = command->add_subcommand("info", "Show and check a file of tokens or text");
-  inspect->add_option("path", arguments->path, "File, or the common name of .bin and .idx")->required();
+  inspect->add_option("path", arguments->path, "File, or the common name of .bin and .idx")
+      ->required();
   add_source_options(*inspect, *arguments);
   inspect->callback([arguments, &exit_code] { exit_code = info(*arguments); });
 
   auto* make = command->add_subcommand("build", "Write text or tokens as a .bin/.idx pair");
   make->add_option("path", arguments->path, "Text or token file")->required();
-  make->add_option("--out", arguments->out, "Common name of the .bin and .idx to write")->required();
+  make->add_option("--out", arguments->out, "Common name of the .bin and .idx to write")
+      ->required();
   add_source_options(*make, *arguments);
   make->add_option("--out-dtype", arguments->out_dtype, "Type to store: auto, u16 or i32")
       ->check(CLI::IsMember({"auto", "u16", "i32"}))

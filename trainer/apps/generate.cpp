@@ -21,7 +21,8 @@ struct Arguments {
   model::GenerateOptions options;
 };
 
-/// Prints bytes as soon as they end a whole UTF-8 character, so that a terminal never sees half of one.
+/// Prints bytes as soon as they end a whole UTF-8 character, so that a terminal never sees half of
+/// one.
 class CharacterStream {
  public:
   void write(std::string_view bytes) {
@@ -44,9 +45,11 @@ int generate(const Arguments& arguments) {
   }
   const auto source = trainer::open_model(arguments.model, arguments.vocab);
   if (!source.vocabulary) {
-    user_error("--model: {} names no vocabulary and has {} tokens; give its vocab.json with --vocab, or use 'rwkv "
-               "logits' with token ids",
-               printable(arguments.model), source.model->config().vocab_size);
+    user_error(
+        "--model: {} names no vocabulary and has {} tokens; give its vocab.json with --vocab, or "
+        "use 'rwkv "
+        "logits' with token ids",
+        printable(arguments.model), source.model->config().vocab_size);
   }
   const auto prompt = source.vocabulary->encode(arguments.prompt);
   if (prompt.empty()) user_error("--prompt: the text is empty; give at least one character");
@@ -71,16 +74,22 @@ void add_generate(CLI::App& program, int& exit_code) {
   auto& options = arguments->options;
   command->add_option("--model", arguments->model, "Run folder, checkpoint, .pth or .safetensors")
       ->required();
-  command->add_option("--vocab", arguments->vocab, "vocab.json of a character model without a checkpoint");
-  command->add_option("--prompt", arguments->prompt, "Text to go on from")->default_str("a line break");
-  command->add_option("--tokens", options.tokens, "How many tokens to write")->capture_default_str();
+  command->add_option("--vocab", arguments->vocab,
+                      "vocab.json of a character model without a checkpoint");
+  command->add_option("--prompt", arguments->prompt, "Text to go on from")
+      ->default_str("a line break");
+  command->add_option("--tokens", options.tokens, "How many tokens to write")
+      ->capture_default_str();
   command
       ->add_option("--temperature", options.sampling.temperature,
                    "Above 1 more varied, below 1 more likely, 0 always the likeliest token")
       ->capture_default_str();
-  command->add_option("--top-p", options.sampling.top_p, "Keep the likeliest tokens of this total probability")
+  command
+      ->add_option("--top-p", options.sampling.top_p,
+                   "Keep the likeliest tokens of this total probability")
       ->capture_default_str();
-  command->add_option("--seed", options.seed, "The same seed writes the same text")->capture_default_str();
+  command->add_option("--seed", options.seed, "The same seed writes the same text")
+      ->capture_default_str();
   command->callback([arguments, &exit_code] { exit_code = generate(*arguments); });
 }
 

@@ -22,8 +22,8 @@ void print_tensors(const formats::TensorFile& file) {
   int64_t elements = 0;
   int64_t bytes = 0;
   for (const formats::TensorInfo& tensor : file.tensors()) {
-    fmt::print("{:<44} {:>5}  [{}]\n", printable(tensor.name, 80), formats::dtype_name(tensor.dtype),
-               fmt::join(tensor.shape, ", "));
+    fmt::print("{:<44} {:>5}  [{}]\n", printable(tensor.name, 80),
+               formats::dtype_name(tensor.dtype), fmt::join(tensor.shape, ", "));
     elements += tensor.numel();
     bytes += tensor.size_bytes();
   }
@@ -36,8 +36,9 @@ void print_architecture(const formats::TensorFile& file) {
   for (const formats::TensorInfo& tensor : file.tensors()) shapes[tensor.name] = tensor.shape;
   try {
     const model::ModelConfig c = model::config_from_shapes(shapes, "");
-    fmt::print("model: {} n_layer {} n_embd {} dim_att {} dim_ffn {} vocab_size {}{}{}\n", c.arch, c.n_layer,
-               c.n_embd, c.att_size(), c.ffn_size(), c.vocab_size, c.pre_ffn ? " pre_ffn" : "",
+    fmt::print("model: {} n_layer {} n_embd {} dim_att {} dim_ffn {} vocab_size {}{}{}\n", c.arch,
+               c.n_layer, c.n_embd, c.att_size(), c.ffn_size(), c.vocab_size,
+               c.pre_ffn ? " pre_ffn" : "",
                c.head_qk > 0 ? fmt::format(" head_qk {}", c.head_qk) : "");
   } catch (const UserError&) {
     fmt::print("model: these are no weights of an RWKV model that this program runs\n");

@@ -37,7 +37,8 @@ std::vector<int64_t> read_ids(const std::string& file, int64_t vocab_size) {
   ids.reserve(parsed.size());
   for (size_t i = 0; i < parsed.size(); ++i) {
     const auto& id = parsed[i];
-    const bool fits = id.is_number_integer() && id.get<int64_t>() >= 0 && id.get<int64_t>() < vocab_size &&
+    const bool fits = id.is_number_integer() && id.get<int64_t>() >= 0 &&
+                      id.get<int64_t>() < vocab_size &&
                       !(id.is_number_unsigned() && id.get<uint64_t>() > INT64_MAX);
     if (!fits) {
       user_error("--ids: entry {} of {} is {}; ids of this model are integers in 0..{}", i, name,
@@ -85,8 +86,10 @@ int logits(const Arguments& arguments) {
   const auto ids = read_ids(arguments.ids, source.model->config().vocab_size);
   const at::Tensor rows = compute(*source.model, ids, arguments.mode == "recurrent");
   if (!at::isfinite(rows).all().item<bool>()) {
-    user_error("--model: {} gives logits that are not finite; the weights are damaged or training diverged",
-               printable(arguments.model));
+    user_error(
+        "--model: {} gives logits that are not finite; the weights are damaged or training "
+        "diverged",
+        printable(arguments.model));
   }
   write_rows(rows, arguments.out);
   return trainer::kFinished;
@@ -95,14 +98,19 @@ int logits(const Arguments& arguments) {
 }  // namespace
 
 void add_logits(CLI::App& program, int& exit_code) {
-  auto* command = program.add_subcommand("logits", "Compute the logits of every position of a list of token ids");
+  auto* command = program.add_subcommand(
+      "logits", "Compute the logits of every position of a list of token ids");
   auto arguments = std::make_shared<Arguments>();
   command->add_option("--model", arguments->model, "Run folder, checkpoint, .pth or .safetensors")
       ->required();
   command->add_option("--ids", arguments->ids, "JSON file: a list of token ids")->required();
-  command->add_option("--out", arguments->out, "JSON file to write: a list of rows of logits, one a position")
+  command
+      ->add_option("--out", arguments->out,
+                   "JSON file to write: a list of rows of logits, one a position")
       ->required();
-  command->add_option("--mode", arguments->mode, "parallel: all at once; recurrent: token by token with the state")
+  command
+      ->add_option("--mode", arguments->mode,
+                   "parallel: all at once; recurrent: token by token with the state")
       ->check(CLI::IsMember({"parallel", "recurrent"}))
       ->capture_default_str();
   command->callback([arguments, &exit_code] { exit_code = logits(*arguments); });

@@ -64,7 +64,8 @@ int main(int argc, char** argv) {
     return fail(ExitCode::kUserMistake, "not enough memory; use a smaller model, batch or context");
   } catch (const c10::Error& error) {
     if (is_out_of_memory(error)) {
-      return fail(ExitCode::kUserMistake, "not enough memory; use a smaller model, batch or context");
+      return fail(ExitCode::kUserMistake,
+                  "not enough memory; use a smaller model, batch or context");
     }
     return fail(ExitCode::kBug, std::string("internal error, please report it: ") + error.what());
   } catch (const std::exception& error) {

@@ -30,7 +30,8 @@ int train(const Arguments& arguments) {
 }  // namespace
 
 void add_train(CLI::App& program, int& exit_code) {
-  auto* command = program.add_subcommand("train", "Train a model as a YAML file says; resumes by itself");
+  auto* command =
+      program.add_subcommand("train", "Train a model as a YAML file says; resumes by itself");
   auto arguments = std::make_shared<Arguments>();
   command->add_option("config", arguments->config, "YAML file, e.g. configs/quickstart.yaml")
       ->required()
