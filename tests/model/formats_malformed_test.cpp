@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -287,8 +288,8 @@ std::vector<Case> forbidden_globals() {
                                                         {"torch.storage", "_load_from_bytes"},
                                                         {"torch", "FloatStorage.from_file"},
                                                         {"collections", "OrderedDict.fromkeys"}}) {
-    const std::string wanted = "asks for " + module + "." + name;
-    cases.push_back({"global " + module + " " + name, with_value(global(module, name)), wanted});
+    const std::string wanted = fmt::format("asks for {}.{}", module, name);
+    cases.push_back({wanted, with_value(global(module, name)), wanted});
   }
   cases.push_back({"stack global", with_value(text("os") + text("system") + "\x93"), "os.system"});
   cases.push_back({"global with escapes", with_value(global("a\x1b[2J", "b")), "a\\x1b[2J.b"});
