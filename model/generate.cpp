@@ -11,15 +11,17 @@ at::Tensor prefill(LanguageModel& model, std::span<const int64_t> ids, State& st
   TORCH_CHECK(!ids.empty() && chunk > 0, "prefill: ", ids.size(), " ids in chunks of ", chunk,
               ": both must be positive");
   const torch::NoGradGuard no_grad;
+  const at::Device device = model.parameters().front().device();
   at::Tensor logits;
   while (!ids.empty()) {
     const auto piece = ids.first(std::min(ids.size(), static_cast<size_t>(chunk)));
     const at::Tensor input =
         at::tensor(at::ArrayRef<int64_t>(piece.data(), piece.size()), at::kLong);
-    logits = model.forward(input.unsqueeze(0), &state, Positions::kLast);
+    logits = model.forward(input.unsqueeze(0).to(device), &state, Positions::kLast);
     ids = ids.subspan(piece.size());
   }
-  return logits.view({-1});
+  return logits.view({-1}).to(at::kCPU,
+                              logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
 }
 
 std::vector<int64_t> generate(LanguageModel& model, std::span<const int64_t> prompt,

@@ -17,8 +17,8 @@ struct GenerateOptions {
 };
 
 /// Feeds `ids` to the model in pieces of at most `chunk` tokens and returns the logits after the
-/// last one, [V]. The result does not depend on `chunk`; it bounds the memory of a long prompt.
-/// ids: one or more.
+/// last one, [V], on the CPU in float32 (float64 for a float64 model). The result does not depend
+/// on `chunk`; it bounds the memory of a long prompt. ids: one or more.
 at::Tensor prefill(LanguageModel& model, std::span<const int64_t> ids, State& state,
                    int64_t chunk = 256);
 

@@ -2,6 +2,7 @@
 
 #include <torch/nn/module.h>
 
+#include <cstdint>
 #include <memory>
 
 #include "model/model_config.h"
@@ -11,6 +12,14 @@ namespace rwkv::model {
 
 /// Which positions of a sequence the head is computed for.
 enum class Positions { kAll, kLast };
+
+/// How a forward pass in training differs from one in use. Ignored in eval() and where gradients
+/// are switched off.
+struct TrainingOptions {
+  bool grad_cp = false;       // keep only the input of each block, run it again in the backward
+  double dropout = 0;         // see model/dropout.h
+  uint64_t dropout_seed = 0;  // another one for each micro-batch
+};
 
 /// A causal language model that runs in parallel over a sequence and hands on a state.
 class LanguageModel : public torch::nn::Module {
@@ -26,6 +35,8 @@ class LanguageModel : public torch::nn::Module {
   at::Tensor forward(const at::Tensor& ids) { return forward(ids, nullptr, Positions::kAll); }
 
   [[nodiscard]] virtual const ModelConfig& config() const = 0;
+
+  TrainingOptions training_options;
 };
 
 }  // namespace rwkv::model

@@ -1,9 +1,18 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 
+#include "data/base/named.h"
+
 namespace rwkv::model {
+
+/// What Head-QK adds for an id that stands at several places of the context: the sum of their
+/// scores, or the largest one.
+enum class HeadQkReduce { kSum, kMax };
+inline constexpr std::array kHeadQkReduceNames = {Named{HeadQkReduce::kSum, "sum"},
+                                                  Named{HeadQkReduce::kMax, "max"}};
 
 /// Architecture and sizes of a model: the section `model` of a run configuration.
 struct ModelConfig {
@@ -14,6 +23,7 @@ struct ModelConfig {
   int64_t dim_ffn = 0;
   int64_t vocab_size = 0;
   int64_t head_qk = 0;
+  HeadQkReduce head_qk_reduce = HeadQkReduce::kSum;
   bool pre_ffn = false;
   double emb_init = 1e-4;       // used unless emb_init_is_lr
   bool emb_init_is_lr = false;  // `emb_init: lr_init`
@@ -35,6 +45,8 @@ struct ModelConfig {
     v.integer("dim_ffn", self.dim_ffn, 0, 1048576, "hidden width of ChannelMix; 0 = 4 * n_embd");
     v.integer("vocab_size", self.vocab_size, 0, 16777216, "entries V; 0 = from the data");
     v.integer("head_qk", self.head_qk, 0, 65536, "width of Head-QK (256 in RWKV-2); 0 = off");
+    v.choice("head_qk_reduce", self.head_qk_reduce, kHeadQkReduceNames,
+             "what Head-QK adds for a repeated token: all scores or the largest");
     v.flag("pre_ffn", self.pre_ffn, "a ChannelMix instead of TimeMix in block 0");
     v.real_or_word("emb_init", self.emb_init, self.emb_init_is_lr, "lr_init", 0.0, 1.0,
                    "embedding starts uniform in +-this; lr_init = the first lr (RWKV-4neo)");

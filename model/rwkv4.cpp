@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include "cuda/ops.h"
+#include "model/grad_checkpoint.h"
 #include "model/head_qk.h"
 
 namespace rwkv::model {
@@ -48,7 +49,7 @@ at::Tensor TimeMixImpl::forward(const at::Tensor& x_BTC, State* state) {
   return output(r_BTA.sigmoid() * y_BTA);
 }
 
-BlockImpl::BlockImpl(const ModelConfig& config, int64_t layer) {
+BlockImpl::BlockImpl(const ModelConfig& config, int64_t layer) : layer_(layer) {
   const std::string name = "blocks." + std::to_string(layer);
   const int64_t C = config.n_embd;
   if (layer == 0) ln0_ = register_module("ln0", layer_norm(C));
@@ -62,11 +63,12 @@ BlockImpl::BlockImpl(const ModelConfig& config, int64_t layer) {
   ffn_ = register_module("ffn", ChannelMix(name + ".ffn", C, config.ffn_size()));
 }
 
-at::Tensor BlockImpl::forward(at::Tensor x_BTC, State* state) {
+at::Tensor BlockImpl::forward(at::Tensor x_BTC, State* state, const Dropout& dropout) {
   if (!ln0_.is_empty()) x_BTC = ln0_(x_BTC);
   const at::Tensor z_BTC = ln1_(x_BTC);
   x_BTC = x_BTC + (att_.is_empty() ? ffn_pre_(z_BTC, state) : att_(z_BTC, state));
-  return x_BTC + ffn_(ln2_(x_BTC), state);
+  x_BTC = dropout(x_BTC, 1 + 2 * layer_);
+  return dropout(x_BTC + ffn_(ln2_(x_BTC), state), 2 + 2 * layer_);
 }
 
 Rwkv4::Rwkv4(const ModelConfig& config) : config_(config) {
@@ -86,6 +88,14 @@ Rwkv4::Rwkv4(const ModelConfig& config) : config_(config) {
   }
 }
 
+at::Tensor Rwkv4::run_block(BlockImpl& block, const at::Tensor& x_BTC, State* state,
+                            const Dropout& dropout) const {
+  const bool recompute = training_options.grad_cp && is_training() && state == nullptr;
+  if (!recompute) return block.forward(x_BTC, state, dropout);
+  return grad_checkpoint(
+      [&block, dropout](const at::Tensor& x) { return block.forward(x, nullptr, dropout); }, x_BTC);
+}
+
 at::Tensor Rwkv4::forward(const at::Tensor& ids_BT, State* state, Positions positions) {
   TORCH_CHECK(ids_BT.dim() == 2 && ids_BT.size(1) > 0, "ids must be [B,T] with T >= 1, got ",
               ids_BT.sizes());
@@ -96,8 +106,13 @@ at::Tensor Rwkv4::forward(const at::Tensor& ids_BT, State* state, Positions posi
                       "ids must lie in 0..", config_.vocab_size - 1, ", got ", low.item<int64_t>(),
                       "..", high.item<int64_t>());
   }
-  at::Tensor x_BTC = emb_(ids_BT);
-  for (const auto& block : *blocks_) x_BTC = block->as<BlockImpl>()->forward(x_BTC, state);
+  const bool training = is_training() && at::GradMode::is_enabled();
+  const Dropout dropout =
+      training ? Dropout(training_options.dropout, training_options.dropout_seed) : Dropout();
+  at::Tensor x_BTC = dropout(emb_(ids_BT), 0);
+  for (const auto& block : *blocks_) {
+    x_BTC = run_block(*block->as<BlockImpl>(), x_BTC, state, dropout);
+  }
   x_BTC = ln_out_(x_BTC);
 
   const bool last_only = positions == Positions::kLast;
@@ -105,7 +120,8 @@ at::Tensor Rwkv4::forward(const at::Tensor& ids_BT, State* state, Positions posi
   if (head_q_.is_empty() && last_only) x_BTC = x_BTC.slice(1, T - 1, T);
   at::Tensor logits_BTV = head_(x_BTC);
   if (!head_q_.is_empty()) {
-    logits_BTV = add_head_qk(logits_BTV, x_BTC, ids_BT, head_q_, head_k_, state);
+    logits_BTV =
+        add_head_qk(logits_BTV, x_BTC, ids_BT, head_q_, head_k_, config_.head_qk_reduce, state);
     if (last_only) logits_BTV = logits_BTV.slice(1, T - 1, T);
   }
   return logits_BTV;

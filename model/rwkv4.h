@@ -8,6 +8,7 @@
 #include <string>
 
 #include "model/blocks.h"
+#include "model/dropout.h"
 #include "model/language_model.h"
 
 namespace rwkv::model {
@@ -41,9 +42,10 @@ class BlockImpl : public torch::nn::Module {
   BlockImpl(const ModelConfig& config, int64_t layer);
 
   /// x: [B,T,C], the residual stream (for block 0 the raw embedding). Result: [B,T,C].
-  at::Tensor forward(at::Tensor x_BTC, State* state);
+  at::Tensor forward(at::Tensor x_BTC, State* state, const Dropout& dropout = {});
 
  private:
+  int64_t layer_;
   torch::nn::LayerNorm ln0_{nullptr}, ln1_{nullptr}, ln2_{nullptr};
   TimeMix att_{nullptr};
   ChannelMix ffn_pre_{nullptr}, ffn_{nullptr};
@@ -61,6 +63,9 @@ class Rwkv4 : public LanguageModel {
   [[nodiscard]] const ModelConfig& config() const override { return config_; }
 
  private:
+  at::Tensor run_block(BlockImpl& block, const at::Tensor& x_BTC, State* state,
+                       const Dropout& dropout) const;
+
   ModelConfig config_;
   torch::nn::Embedding emb_{nullptr};
   torch::nn::ModuleList blocks_{nullptr};

@@ -178,13 +178,17 @@ void load_weights(LanguageModel& model, const Tensors& tensors, const std::strin
   }
 }
 
-std::vector<std::pair<std::string, at::Tensor>> ordered_parameters(const LanguageModel& model) {
-  std::vector<std::pair<std::string, at::Tensor>> parameters;
+void sort_for_file(NamedTensors& weights) {
+  std::sort(weights.begin(), weights.end(),
+            [](const auto& a, const auto& b) { return file_order(a.first) < file_order(b.first); });
+}
+
+NamedTensors ordered_parameters(const LanguageModel& model) {
+  NamedTensors parameters;
   for (const auto& entry : model.named_parameters()) {
     parameters.emplace_back(entry.key(), entry.value().detach());
   }
-  std::sort(parameters.begin(), parameters.end(),
-            [](const auto& a, const auto& b) { return file_order(a.first) < file_order(b.first); });
+  sort_for_file(parameters);
   return parameters;
 }
 
@@ -199,10 +203,11 @@ std::vector<formats::TensorSpec> specs_of(
   return specs;
 }
 
-/// Hands out the tensors' bytes, at most one copy (of a tensor that is not contiguous) at a time.
+/// Hands out the tensors' bytes, at most one copy (of a tensor that is not contiguous or on another
+/// device) at a time.
 formats::TensorBytes bytes_from(const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
   return [&tensors, held = at::Tensor()](size_t index) mutable {
-    held = tensors.at(index).second.contiguous();
+    held = tensors.at(index).second.cpu().contiguous();
     return std::span<const std::byte>(bytes_of(held));
   };
 }

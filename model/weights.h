@@ -32,8 +32,12 @@ ModelConfig config_from_shapes(const Shapes& shapes, const std::string& where);
 /// that lists every tensor that is missing, unknown or of another shape; then nothing was copied.
 void load_weights(LanguageModel& model, const Tensors& tensors, const std::string& where);
 
-/// Parameters in the order in which files list them: emb, blocks, ln_out, head, then the rest.
-std::vector<std::pair<std::string, at::Tensor>> ordered_parameters(const LanguageModel& model);
+using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+/// Sorts weights into the order in which files list them: emb, blocks, ln_out, head, then the rest.
+void sort_for_file(NamedTensors& weights);
+/// The parameters of `model` in that order.
+NamedTensors ordered_parameters(const LanguageModel& model);
 
 /// Writes all parameters as a .pth that Python's `torch.load` reads with its defaults, with the
 /// original's key names. Atomic: `file` is the old one or the whole new one.
