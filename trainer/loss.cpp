@@ -18,13 +18,14 @@ at::Tensor row_weights(const at::Tensor& mask, int64_t rows, const at::TensorOpt
 }
 
 /// One log-softmax kept for the backward pass, whose gradient is built in place of it: two matrices
-/// [N,V] in all, where log_softmax, nll_loss and a separate L2Wrap would hold five.
+/// [N,V] in all, where log_softmax, nll_loss and a separate L2Wrap would hold five. Computes in
+/// float32 from 16-bit logits, whose sums over a vocabulary would drown in rounding.
 class CrossEntropyL2Wrap : public torch::autograd::Function<CrossEntropyL2Wrap> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& logits_NV,
                             const at::Tensor& targets_N, const at::Tensor& weights_N,
                             double l2wrap_factor, bool ignore_incoming_gradient) {
-    const at::Tensor log_p_NV = at::log_softmax(logits_NV, 1);
+    const at::Tensor log_p_NV = at::log_softmax(logits_NV, 1, weights_N.scalar_type());
     const at::Tensor ce_N = -log_p_NV.gather(1, targets_N.unsqueeze(1)).squeeze(1);
     at::Tensor max_value;
     at::Tensor max_index;
@@ -32,6 +33,7 @@ class CrossEntropyL2Wrap : public torch::autograd::Function<CrossEntropyL2Wrap> 
     context->save_for_backward({log_p_NV, targets_N, weights_N, max_value, max_index});
     context->saved_data["factor"] = l2wrap_factor;
     context->saved_data["ignore"] = ignore_incoming_gradient;
+    context->saved_data["dtype"] = logits_NV.scalar_type();
     return (ce_N * weights_N).sum();
   }
 
@@ -46,12 +48,12 @@ class CrossEntropyL2Wrap : public torch::autograd::Function<CrossEntropyL2Wrap> 
     const bool ignore = context->saved_data["ignore"].toBool();
     const auto add_l2wrap = [&] {
       const double scale = factor / static_cast<double>(gradient.size(0));
-      gradient.scatter_add_(1, saved[4], saved[3] * scale);
+      gradient.scatter_add_(1, saved[4], saved[3].to(gradient.scalar_type()) * scale);
     };
     if (factor != 0 && !ignore) add_l2wrap();
     gradient.mul_(incoming[0]);
     if (factor != 0 && ignore) add_l2wrap();
-    return {gradient, {}, {}, {}, {}};
+    return {gradient.to(context->saved_data["dtype"].toScalarType()), {}, {}, {}, {}};
   }
 };
 
@@ -68,9 +70,10 @@ at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& targets, co
               targets.sizes());
   TORCH_CHECK(targets.numel() > 0, "cross_entropy: no targets");
   const at::Tensor logits_NV = logits.reshape({-1, logits.size(-1)});
+  const auto math = logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const at::Tensor weights_N =
       row_weights(mask.defined() ? mask.reshape({-1}) : mask, targets.numel(),
-                  logits_NV.options().requires_grad(false));
+                  logits_NV.options().dtype(math).requires_grad(false));
   return CrossEntropyL2Wrap::apply(logits_NV, targets.reshape({-1}), weights_N, l2wrap.factor,
                                    l2wrap.ignore_incoming_gradient);
 }

@@ -14,10 +14,11 @@ struct L2Wrap {
 
 /// Mean cross entropy in nats, with the L2Wrap term in its gradient (never in its value).
 ///
-/// logits: [B,T,V] or [N,V]; targets: int64 [B,T] or [N]. mask (optional): [B,T] or [N], weights in
-/// 0..1; then the loss is sum(mask * ce) / sum(mask), and the plain mean when all weights are 1; an
-/// all-zero mask gives loss and cross-entropy gradient zero. The gradient of logits gains, at the
-/// first largest logit of each row,
+/// logits: [B,T,V] or [N,V], float32, float64, bfloat16 or float16 (the last two are summed in
+/// float32, and so is the result); targets: int64 [B,T] or [N]. mask (optional): [B,T] or [N],
+/// weights in 0..1; then the loss is sum(mask * ce) / sum(mask), and the plain mean when all
+/// weights are 1; an all-zero mask gives loss and cross-entropy gradient zero. The gradient of
+/// logits gains, at the first largest logit of each row,
 ///   factor / N * max(logits[n,:]),  N = number of rows.
 /// Source: RWKV-LM `RWKV-v4neo/src/model.py` (L2Wrap, training_step).
 at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& targets, const L2Wrap& l2wrap,

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <utility>
 
 namespace rwkv::trainer {
@@ -28,6 +29,14 @@ int64_t squeezed_dim(const at::Tensor& tensor) {
                        [](int64_t size) { return size != 1; });
 }
 
+/// LibTorch's two fused kernels share their arguments: masters, gradients, first and second
+/// moments, the unused ones of AMSGrad, steps; lr, betas, weight decay, eps; and two flags and two
+/// factors.
+using FusedUpdate = void (*)(at::TensorList, at::TensorList, at::TensorList, at::TensorList,
+                             at::TensorList, at::TensorList, double, double, double, double, double,
+                             bool, bool, const std::optional<at::Tensor>&,
+                             const std::optional<at::Tensor>&);
+
 }  // namespace
 
 void assign_groups(std::vector<OptimizedParameter>& parameters, const OptimizerConfig& config,
@@ -46,15 +55,23 @@ bool uses_adam_w(const OptimizerConfig& config) {
 
 Adam::Adam(std::vector<OptimizedParameter> parameters, const OptimizerConfig& config)
     : parameters_(std::move(parameters)),
+      gradient_sums_(parameters_.size()),
       eps_(config.eps),
       grad_clip_(config.grad_clip),
       adam_w_mode_(uses_adam_w(config)) {
   for (size_t i = 0; i < parameters_.size(); ++i) {
-    const OptimizedParameter& parameter = parameters_[i];
-    TORCH_CHECK(parameter.value.scalar_type() == at::kFloat, "Adam: ", parameter.name, " is ",
-                parameter.value.scalar_type(), ", masters must be float32");
-    exp_avg_.push_back(at::zeros_like(parameter.value));
-    exp_avg_sq_.push_back(at::zeros_like(parameter.value));
+    OptimizedParameter& parameter = parameters_[i];
+    if (!parameter.master.defined()) {
+      const bool is_float = parameter.value.scalar_type() == at::kFloat;
+      parameter.master = is_float ? parameter.value : parameter.value.detach().to(at::kFloat);
+    }
+    TORCH_CHECK(parameter.master.scalar_type() == at::kFloat, "Adam: the master of ",
+                parameter.name, " is ", parameter.master.scalar_type(), ", expected float32");
+    TORCH_CHECK(parameter.master.sizes() == parameter.value.sizes(), "Adam: the master of ",
+                parameter.name, " is ", parameter.master.sizes(), ", its value ",
+                parameter.value.sizes());
+    exp_avg_.push_back(at::zeros_like(parameter.master));
+    exp_avg_sq_.push_back(at::zeros_like(parameter.master));
     auto group = std::find_if(groups_.begin(), groups_.end(), [&](const Group& g) {
       return g.lr_scale == parameter.lr_scale && g.decays == parameter.decays;
     });
@@ -65,65 +82,109 @@ Adam::Adam(std::vector<OptimizedParameter> parameters, const OptimizerConfig& co
   }
 }
 
+const at::Tensor& Adam::gradient(size_t i) const {
+  return gradient_sums_[i].defined() ? gradient_sums_[i] : parameters_[i].value.grad();
+}
+
+void Adam::accumulate_gradients() {
+  const torch::NoGradGuard no_grad;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    at::Tensor& gradient = parameters_[i].value.mutable_grad();
+    if (!gradient.defined() || gradient.scalar_type() == at::kFloat) continue;
+    if (gradient_sums_[i].defined()) {
+      gradient_sums_[i].add_(gradient);
+    } else {
+      gradient_sums_[i] = gradient.to(at::kFloat);
+    }
+    gradient.reset();
+  }
+}
+
 double Adam::gradient_norm() const {
+  std::vector<at::Tensor> norms;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    if (!gradient(i).defined()) continue;
+    norms.push_back(at::linalg_vector_norm(gradient(i), 2, {}, false, at::kDouble));
+  }
+  if (norms.empty()) return 0;
+  // One copy from the device, not one for each parameter.
+  const at::Tensor on_cpu = at::stack(norms).cpu();
   double sum = 0;
-  for (const OptimizedParameter& parameter : parameters_) {
-    const at::Tensor& gradient = parameter.value.grad();
-    if (!gradient.defined()) continue;
-    const auto norm = at::linalg_vector_norm(gradient, 2, {}, false, at::kDouble).item<double>();
+  for (const double norm : std::span(on_cpu.const_data_ptr<double>(), norms.size())) {
     sum += norm * norm;
   }
   return std::sqrt(sum);
 }
 
 std::string Adam::first_nonfinite_gradient() const {
-  for (const OptimizedParameter& parameter : parameters_) {
-    const at::Tensor& gradient = parameter.value.grad();
-    if (gradient.defined() && !at::isfinite(gradient).all().item<bool>()) return parameter.name;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    if (gradient(i).defined() && !at::isfinite(gradient(i)).all().item<bool>()) {
+      return parameters_[i].name;
+    }
   }
   return {};
 }
 
-void Adam::step(const StepSettings& settings, double gradient_norm) {
+void Adam::step(const StepSettings& settings, double gradient_norm, double loss_scale) {
   const torch::NoGradGuard no_grad;
   ++steps_;
-  const at::Tensor step = at::full({}, static_cast<double>(steps_), at::kFloat);
+  double divisor = loss_scale;
+  if (grad_clip_ > 0) divisor *= std::max(1.0, (gradient_norm + 1e-6) / grad_clip_);
   std::optional<at::Tensor> grad_scale;  // the fused kernel divides by it
-  if (grad_clip_ > 0) {
-    const double excess = (gradient_norm + 1e-6) / grad_clip_;
-    if (excess > 1) grad_scale = at::full({}, excess, at::kFloat);
-  }
+  if (divisor != 1) grad_scale = at::full({}, divisor, exp_avg_.front().options());
+  // So many elements of 16-bit gradients are widened at a time.
+  constexpr int64_t kElementsAtATime = int64_t{1} << 25;
   for (const Group& group : groups_) {
-    std::vector<at::Tensor> values;
-    std::vector<at::Tensor> gradients;
-    std::vector<at::Tensor> exp_avg;
-    std::vector<at::Tensor> exp_avg_sq;
-    for (const size_t i : group.members) {
-      const at::Tensor& value = parameters_[i].value;
-      if (!value.grad().defined()) continue;
-      values.push_back(value);
-      gradients.push_back(value.grad());
-      exp_avg.push_back(exp_avg_[i]);
-      exp_avg_sq.push_back(exp_avg_sq_[i]);
-    }
-    if (values.empty()) continue;
-    const std::vector<at::Tensor> steps(values.size(), step);
     const double lr = settings.lr * group.lr_scale;
     const double weight_decay = group.decays ? settings.weight_decay : 0.0;
-    if (adam_w_mode_) {
-      at::_fused_adamw_(values, gradients, exp_avg, exp_avg_sq, {}, steps, lr, settings.betas[0],
-                        settings.betas[1], weight_decay, eps_, /*amsgrad=*/false,
-                        /*maximize=*/false, grad_scale);
-    } else {
-      at::_fused_adam_(values, gradients, exp_avg, exp_avg_sq, {}, steps, lr, settings.betas[0],
-                       settings.betas[1], weight_decay, eps_, /*amsgrad=*/false, /*maximize=*/false,
-                       grad_scale);
+    std::vector<size_t> members;
+    int64_t elements = 0;
+    for (const size_t i : group.members) {
+      if (!gradient(i).defined()) continue;
+      members.push_back(i);
+      elements += parameters_[i].value.numel();
+      if (elements < kElementsAtATime) continue;
+      update(members, lr, weight_decay, settings, grad_scale);
+      members.clear();
+      elements = 0;
     }
+    if (!members.empty()) update(members, lr, weight_decay, settings, grad_scale);
+  }
+}
+
+void Adam::update(const std::vector<size_t>& members, double lr, double weight_decay,
+                  const StepSettings& settings, const std::optional<at::Tensor>& grad_scale) {
+  std::vector<at::Tensor> masters;
+  std::vector<at::Tensor> gradients;
+  std::vector<at::Tensor> exp_avg;
+  std::vector<at::Tensor> exp_avg_sq;
+  for (const size_t i : members) {
+    masters.push_back(parameters_[i].master);
+    gradients.push_back(gradient(i).to(at::kFloat));
+    exp_avg.push_back(exp_avg_[i]);
+    exp_avg_sq.push_back(exp_avg_sq_[i]);
+  }
+  const at::Tensor step =
+      at::full({}, static_cast<double>(steps_), masters.front().options().requires_grad(false));
+  const std::vector<at::Tensor> steps(masters.size(), step);
+  const auto fused = adam_w_mode_ ? FusedUpdate(at::_fused_adamw_) : FusedUpdate(at::_fused_adam_);
+  fused(masters, gradients, exp_avg, exp_avg_sq, {}, steps, lr, settings.betas[0],
+        settings.betas[1], weight_decay, eps_, /*amsgrad=*/false, /*maximize=*/false, grad_scale,
+        std::nullopt);
+  for (const size_t i : members) {
+    OptimizedParameter& parameter = parameters_[i];
+    if (!parameter.value.is_same(parameter.master)) parameter.value.copy_(parameter.master);
   }
 }
 
 void Adam::zero_grad() {
   for (OptimizedParameter& parameter : parameters_) parameter.value.mutable_grad().reset();
+  for (at::Tensor& sum : gradient_sums_) sum.reset();
+}
+
+void Adam::copy_masters_to_values() {
+  const torch::NoGradGuard no_grad;
+  for (OptimizedParameter& parameter : parameters_) parameter.value.copy_(parameter.master);
 }
 
 void Adam::reset_moments() {

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <array>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,9 +14,12 @@ namespace rwkv::trainer {
 /// One parameter as the optimizer sees it.
 struct OptimizedParameter {
   std::string name;
-  at::Tensor value;  // fp32, requires_grad
+  at::Tensor value;  // the module's: fp32, bf16 or fp16; requires_grad
   double lr_scale = 1.0;
   bool decays = false;  // in the weight-decay group
+  /// The fp32 weight that learns; `value` is its rounded copy. Left undefined, it is `value` itself
+  /// where that is fp32, else a copy of it.
+  at::Tensor master = {};
 };
 
 /// Sorts parameters into RWKV's groups, by name: time_decay 2x, time_first 3x, all else 1x the
@@ -36,8 +40,8 @@ struct StepSettings {
   double weight_decay = 0;
 };
 
-/// Adam with bias correction and RWKV's parameter groups; fp32 parameters and moments, updated by
-/// LibTorch's fused kernels.
+/// Adam with bias correction and RWKV's parameter groups; fp32 masters and moments, updated by
+/// LibTorch's fused kernels. 16-bit gradients are widened a few tensors at a time.
 ///   L2 mode:    g += wd * p before the moments
 ///   AdamW mode: p -= lr * lr_scale * wd * p beside them
 /// Clipping by global norm: all gradients are divided by max(1, (norm + 1e-6) / grad_clip).
@@ -45,14 +49,22 @@ class Adam {
  public:
   Adam(std::vector<OptimizedParameter> parameters, const OptimizerConfig& config);
 
+  /// Moves the gradients that a micro-batch left in the module into fp32 sums. Needed where several
+  /// micro-batches make a step and the module is 16-bit: sums in 16 bits would swallow small
+  /// gradients. Does nothing for fp32 parameters, whose own gradients are such sums.
+  void accumulate_gradients();
+
   /// The L2 norm over all gradients, accumulated in double; parameters without a gradient count as
-  /// zero.
+  /// zero. Of gradients that were computed with a loss scale: times that scale.
   [[nodiscard]] double gradient_norm() const;
   /// Name of the first parameter whose gradient holds a NaN or infinity; empty when there is none.
   [[nodiscard]] std::string first_nonfinite_gradient() const;
-  /// One update from the gradients, which are clipped by `gradient_norm`; counts steps from 1.
-  void step(const StepSettings& settings, double gradient_norm);
+  /// One update from the gradients, which are divided by `loss_scale` and clipped by
+  /// `gradient_norm` (that of the divided ones); counts steps from 1.
+  void step(const StepSettings& settings, double gradient_norm, double loss_scale = 1);
   void zero_grad();
+  /// Rounds the masters into the module, after they were loaded.
+  void copy_masters_to_values();
 
   [[nodiscard]] const std::vector<OptimizedParameter>& parameters() const { return parameters_; }
   [[nodiscard]] int64_t steps() const { return steps_; }
@@ -65,6 +77,11 @@ class Adam {
   void reset_moments();
 
  private:
+  /// Where the gradient of parameter i is: the fp32 sum, else the module's; undefined for none.
+  [[nodiscard]] const at::Tensor& gradient(size_t i) const;
+  void update(const std::vector<size_t>& members, double lr, double weight_decay,
+              const StepSettings& settings, const std::optional<at::Tensor>& grad_scale);
+
   struct Group {
     double lr_scale = 1.0;
     bool decays = false;
@@ -74,6 +91,7 @@ class Adam {
   std::vector<OptimizedParameter> parameters_;
   std::vector<Group> groups_;
   std::vector<at::Tensor> exp_avg_, exp_avg_sq_;
+  std::vector<at::Tensor> gradient_sums_;  // fp32; undefined where none was accumulated
   double eps_;
   double grad_clip_;
   bool adam_w_mode_;
