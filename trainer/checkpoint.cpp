@@ -102,16 +102,30 @@ class Manifest {
 };
 
 std::string state_json(const CheckpointState& state) {
-  const ordered_json entry{{"step", state.progress.step},
-                           {"tokens", state.progress.tokens},
-                           {"samples", state.progress.samples},
-                           {"smoothed_loss", state.progress.smoothed_loss},
-                           {"optimizer_steps", state.optimizer_steps},
-                           {"last_betas", state.last_betas},
-                           {"data_fingerprint", state.data_fingerprint},
-                           {"world_size", 1},
-                           {"program_version", version_text()}};
+  ordered_json entry{{"step", state.progress.step},
+                     {"tokens", state.progress.tokens},
+                     {"samples", state.progress.samples},
+                     {"smoothed_loss", state.progress.smoothed_loss},
+                     {"optimizer_steps", state.optimizer_steps},
+                     {"last_betas", state.last_betas},
+                     {"data_fingerprint", state.data_fingerprint},
+                     {"world_size", 1},
+                     {"program_version", version_text()}};
+  if (state.loss_scaler.enabled) {
+    entry["loss_scale"] = {{"scale", state.loss_scaler.scale},
+                           {"hysteresis", state.loss_scaler.hysteresis},
+                           {"good_steps", state.loss_scaler.good_steps}};
+  }
   return entry.dump(2) + "\n";
+}
+
+model::NamedTensors masters_of(const Adam& optimizer) {
+  model::NamedTensors masters;
+  for (const OptimizedParameter& parameter : optimizer.parameters()) {
+    masters.emplace_back(parameter.name, parameter.master.detach());
+  }
+  model::sort_for_file(masters);
+  return masters;
 }
 
 std::vector<std::pair<std::string, at::Tensor>> moments_of(const Adam& optimizer) {
@@ -151,9 +165,8 @@ void rename_folder(const fs::path& from, const fs::path& to) {
 
 }  // namespace
 
-void CheckpointStore::save(const CheckpointState& state, const model::LanguageModel& model,
-                           const Adam& optimizer, const data::Vocabulary* vocabulary,
-                           int64_t keep_last) const {
+void CheckpointStore::save(const CheckpointState& state, const Adam& optimizer,
+                           const data::Vocabulary* vocabulary, int64_t keep_last) const {
   const fs::path target = folder_ / fmt::format("step-{:08}", state.progress.step);
   const fs::path temporary = target.string() + ".tmp";
   remove_folder(temporary);
@@ -165,7 +178,7 @@ void CheckpointStore::save(const CheckpointState& state, const model::LanguageMo
   }
   FolderGuard guard(temporary);
   Manifest manifest(temporary);
-  manifest.write_tensors(kModelFile, model::ordered_parameters(model));
+  manifest.write_tensors(kModelFile, masters_of(optimizer));
   manifest.write_tensors(kOptimizerFile, moments_of(optimizer));
   manifest.write_text("state.json", state_json(state));
   manifest.write_text("config.yaml", state.config_yaml);
@@ -272,6 +285,12 @@ CheckpointState read_checkpoint_state(const fs::path& checkpoint) {
     entry.at("smoothed_loss").get_to(state.progress.smoothed_loss);
     entry.at("optimizer_steps").get_to(state.optimizer_steps);
     entry.at("last_betas").get_to(state.last_betas);
+    if (entry.contains("loss_scale")) {
+      state.loss_scaler.enabled = true;
+      entry["loss_scale"].at("scale").get_to(state.loss_scaler.scale);
+      entry["loss_scale"].at("hysteresis").get_to(state.loss_scaler.hysteresis);
+      entry["loss_scale"].at("good_steps").get_to(state.loss_scaler.good_steps);
+    }
     entry.at("data_fingerprint").get_to(state.data_fingerprint);
     entry.at("program_version").get_to(state.program_version);
   } catch (const json::exception& error) {
@@ -284,7 +303,8 @@ CheckpointState read_checkpoint_state(const fs::path& checkpoint) {
 
 void load_checkpoint(const fs::path& checkpoint, model::LanguageModel& model, Adam& optimizer) {
   const fs::path weights = checkpoint / kModelFile;
-  model::load_weights(model, model::read_tensors(weights), printable(weights.string()));
+  const model::Tensors masters = model::read_tensors(weights);
+  model::load_weights(model, masters, printable(weights.string()));
   const fs::path moments = checkpoint / kOptimizerFile;
   const model::Tensors stored = model::read_tensors(moments);
   std::vector<std::string> problems;
@@ -302,6 +322,11 @@ void load_checkpoint(const fs::path& checkpoint, model::LanguageModel& model, Ad
                fmt::join(problems, "; "));
   }
   const torch::NoGradGuard no_grad;
+  for (const OptimizedParameter& parameter : optimizer.parameters()) {
+    at::Tensor master = parameter.master;
+    master.copy_(masters.at(parameter.name).view(master.sizes()));
+  }
+  optimizer.copy_masters_to_values();
   for (const auto& [name, tensor] : moments_now) {
     at::Tensor moment = tensor;
     moment.copy_(stored.at(name));

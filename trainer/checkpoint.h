@@ -9,6 +9,7 @@
 
 #include "data/vocabulary.h"
 #include "model/language_model.h"
+#include "trainer/loss_scaler.h"
 #include "trainer/optimizer.h"
 
 namespace rwkv::trainer {
@@ -25,6 +26,7 @@ struct Progress {
 struct CheckpointState {
   Progress progress;
   int64_t optimizer_steps = 0;         // Adam's t
+  LossScaler loss_scaler;              // of float16 training
   std::array<double, 2> last_betas{};  // of the last update: a change is noticed across a restart
   std::string config_yaml;             // the whole effective configuration
   std::string data_fingerprint;
@@ -45,8 +47,8 @@ class CheckpointStore {
 
   /// Writes a checkpoint and then deletes older ones beyond `keep_last`, never the newest valid
   /// one. Throws UserError when it cannot be written; checkpoints written before stay as they are.
-  void save(const CheckpointState& state, const model::LanguageModel& model, const Adam& optimizer,
-            const data::Vocabulary* vocabulary, int64_t keep_last) const;
+  void save(const CheckpointState& state, const Adam& optimizer, const data::Vocabulary* vocabulary,
+            int64_t keep_last) const;
 
   /// The newest folder whose files agree with its manifest. Damaged ones are skipped with a warning
   /// and kept. Throws UserError when there are checkpoints but none is valid and

@@ -52,6 +52,8 @@ struct DataConfig {
   int64_t step_bias = 0;
   int64_t shift = 0;
   int64_t random_steps = 0;
+  int64_t qa_mask = 0;
+  std::string general_path;
 
   bool operator==(const DataConfig&) const = default;
 
@@ -77,6 +79,10 @@ struct DataConfig {
     v.integer("shift", self.shift, 0, 1048575, "cubic: added to every offset; below ctx_len");
     v.count("random_steps", self.random_steps, 0, kMaxCount,
             "cubic: the first N samples are random ones");
+    v.integer("qa_mask", self.qa_mask, 0, 2,
+              "my_qa_mask of RWKV-4neo: every other sample comes from general_path; 1 = the others "
+              "learn answers only, 2 = whole windows");
+    v.path("general_path", self.general_path, "qa_mask: the general text, of the kind of path");
   }
 };
 
@@ -84,6 +90,16 @@ struct DataConfig {
 enum class L2WrapCompat { kNone, kV4neo };
 inline constexpr std::array kL2WrapCompatNames = {Named{L2WrapCompat::kNone, "none"},
                                                   Named{L2WrapCompat::kV4neo, "v4neo"}};
+
+/// In which numbers a run computes. Master weights and moments are float32 in all of them.
+///   fp32  everything float32
+///   tf32  float32 storage, matrix products rounded to TF32 (CUDA only)
+///   bf16  module, activations and gradients bfloat16
+///   fp16  the same in float16, with a dynamic loss scale
+enum class Precision { kFp32, kTf32, kBf16, kFp16 };
+inline constexpr std::array kPrecisionNames = {
+    Named{Precision::kFp32, "fp32"}, Named{Precision::kTf32, "tf32"},
+    Named{Precision::kBf16, "bf16"}, Named{Precision::kFp16, "fp16"}};
 
 /// Length, batch and bookkeeping of a run.
 struct TrainConfig {
@@ -102,6 +118,10 @@ struct TrainConfig {
   int64_t skip_nonfinite = 0;
   int64_t log_every = 1;
   std::string device = "cpu";
+  Precision precision = Precision::kFp32;
+  double loss_scale = 65536;
+  bool grad_cp = false;
+  double dropout = 0.0;
 
   /// Samples per step on one device.
   [[nodiscard]] int64_t real_bsz() const { return micro_bsz * grad_accum; }
@@ -129,7 +149,14 @@ struct TrainConfig {
     v.integer("skip_nonfinite", self.skip_nonfinite, 0, 1000000,
               "updates in a row that may be skipped when not finite; 0 = stop");
     v.count("log_every", self.log_every, 1, kMaxCount, "a line of metrics.jsonl each N steps");
-    v.word("device", self.device, {"cpu"}, "where to compute");
+    v.word("device", self.device, {"cpu", "cuda"}, "where to compute");
+    v.choice("precision", self.precision, kPrecisionNames,
+             "numbers of weights and activations; masters stay fp32");
+    v.real("loss_scale", self.loss_scale, 1.0, 16777216.0,
+           "fp16: first loss scale; halves on overflow, doubles after 1000 good steps");
+    v.flag("grad_cp", self.grad_cp,
+           "keep one input per block and compute blocks twice: less memory, same result");
+    v.real("dropout", self.dropout, 0.0, 0.99, "of the embedding and of each residual sum");
   }
 };
 

@@ -73,6 +73,11 @@ void Check::data() {
   require(cubic || data.shift == 0, {"data.shift", "data.sampler"}, only_cubic);
   require(cubic || data.step_bias == 0, {"data.step_bias", "data.sampler"}, only_cubic);
   require(cubic || data.random_steps == 0, {"data.random_steps", "data.sampler"}, only_cubic);
+  require(cubic || data.qa_mask == 0, {"data.qa_mask", "data.sampler"}, only_cubic);
+  require(data.qa_mask == 0 || !data.general_path.empty(), {"data.general_path", "data.qa_mask"},
+          "missing; qa_mask mixes the questions with this text");
+  require(data.qa_mask > 0 || data.general_path.empty(), {"data.general_path", "data.qa_mask"},
+          "only qa_mask 1 and 2 read it; remove it");
 }
 
 void Check::train() {
@@ -90,6 +95,13 @@ void Check::train() {
           fmt::format("stage {} visits the windows by rule; set data.sampler: cubic", train.stage));
   require(train.stage != 4 || !cubic, {"train.stage", "data.sampler"},
           "stage 4 draws random windows; set data.sampler: random");
+  require(train.precision != Precision::kTf32 || train.device == "cuda",
+          {"train.precision", "train.device"},
+          "tf32 is a mode of CUDA devices; use fp32 or bf16 on the CPU");
+  require(train.precision == Precision::kFp16 || train.loss_scale == TrainConfig{}.loss_scale,
+          {"train.loss_scale", "train.precision"}, "only precision fp16 uses it; remove it");
+  require(config_.model.head_qk > 0 || config_.model.head_qk_reduce == model::HeadQkReduce::kSum,
+          {"model.head_qk_reduce", "model.head_qk"}, "there is no Head-QK; set model.head_qk");
   const OptimizerConfig& optimizer = config_.optimizer;
   require(optimizer.weight_decay_final <= 0.0 || optimizer.weight_decay > 0.0,
           {"optimizer.weight_decay_final", "optimizer.weight_decay"},

@@ -82,7 +82,8 @@ double utf8_bytes_per_token(const data::TokenSource& source, const data::CharVoc
 }
 
 /// Writes the characters' vocab.json where the configuration names one that does not exist, and
-/// where a validation file of its own must be read with the same ids.
+/// where another file (to validate on, or the general text of a mixture) must be read with the same
+/// ids.
 std::string store_vocabulary(const RunConfig& config, const data::CharVocab& vocab) {
   if (!config.data.vocab_file.empty()) {
     if (!fs::exists(config.data.vocab_file)) {
@@ -90,7 +91,7 @@ std::string store_vocabulary(const RunConfig& config, const data::CharVocab& voc
     }
     return config.data.vocab_file;
   }
-  if (config.validation.path.empty()) return {};
+  if (config.validation.path.empty() && config.data.qa_mask == 0) return {};
   const fs::path file = fs::path(config.train.out_dir) / "vocab.json";
   vocab.save(file, data::TextEncoding::kUtf8);
   return file.string();
@@ -107,6 +108,26 @@ data::SamplerConfig sampler_config(const RunConfig& config) {
   sampler.random_steps = d.random_steps;
   sampler.seed = static_cast<uint64_t>(config.train.seed);
   return sampler;
+}
+
+/// The general text that data.qa_mask mixes in; `all` is the text of the questions.
+Source open_general_text(const RunConfig& config, const data::TokenSource& all,
+                         const std::string& vocab_file) {
+  data::SourceSpec spec = spec_of(config.data, config.data.general_path);
+  if (!vocab_file.empty()) spec.vocab_file = vocab_file;
+  Source general = data::open_tokens(spec);
+  const int64_t least = config.train.ctx_len + 2;
+  if (general->size() < least) {
+    user_error(
+        "data.general_path: {} has {} tokens, too few for windows of train.ctx_len {}; use a "
+        "longer text or a shorter ctx_len",
+        general->name(), general->size(), config.train.ctx_len);
+  }
+  if (general->vocab_size() > all.vocab_size() && all.vocab_size() > 0) {
+    user_error("data.general_path: {} has a vocabulary of {}, {} one of {}; use files of one kind",
+               general->name(), general->vocab_size(), all.name(), all.vocab_size());
+  }
+  return general;
 }
 
 int64_t choose_vocab_size(const RunConfig& config, const data::TokenSource& source) {
@@ -168,6 +189,11 @@ Dataset open_dataset(const RunConfig& config) {
   }
   set.sampler = std::make_unique<data::Sampler>(sampler_config(config), set.train->size(),
                                                 config.train.ctx_len, "data: " + all->name());
+  if (d.qa_mask > 0) {
+    set.qa_mixture = std::make_unique<data::QaMixture>(
+        set.train, *set.sampler, open_general_text(config, *all, vocab_file), config.train.ctx_len,
+        /*answers_only=*/d.qa_mask == 1, static_cast<uint64_t>(config.train.seed));
+  }
   return set;
 }
 

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "data/qa_mixture.h"
 #include "data/sampler.h"
 #include "data/token_source.h"
 #include "data/vocabulary.h"
@@ -18,6 +19,7 @@ struct Dataset {
   std::shared_ptr<const data::TokenSource> validation;  // null when nothing is held out
   std::shared_ptr<const data::Vocabulary> vocabulary;   // null for ready-made tokens
   std::unique_ptr<const data::Sampler> sampler;
+  std::unique_ptr<const data::QaMixture> qa_mixture;  // with data.qa_mask: draws the samples
   int64_t vocab_size = 0;
   std::string fingerprint;  // of the training file; equal files have equal ones
 
@@ -26,6 +28,12 @@ struct Dataset {
   std::optional<double> train_bytes_per_token;
   std::optional<double> validation_bytes_per_token;
   bool tokens_are_characters = false;
+
+  /// Samples that RWKV-4neo's schedules are laid out for: the magic prime, twice that with qa_mask
+  /// 2 (RWKV-LM `RWKV-v4neo/train.py`); 0 for random windows.
+  [[nodiscard]] int64_t scheduled_samples(const DataConfig& config) const {
+    return sampler->magic_prime() * (config.qa_mask == 2 ? 2 : 1);
+  }
 };
 
 /// Opens and checks the files of `config`. Throws UserError naming the key, the file and the mend.

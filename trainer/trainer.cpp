@@ -10,11 +10,13 @@
 #include <utility>
 
 #include "data/base/error.h"
-#include "data/batch_loader.h"
+#include "data/counter_rng.h"
 #include "model/factory.h"
 #include "model/generate.h"
 #include "model/init.h"
+#include "model/precision.h"
 #include "model/weights.h"
+#include "trainer/batch.h"
 #include "trainer/evaluate.h"
 #include "trainer/loss.h"
 #include "trainer/signal.h"
@@ -31,11 +33,21 @@ std::shared_ptr<model::LanguageModel> new_model(const RunConfig& config, double 
   return model;
 }
 
-std::unique_ptr<Adam> new_optimizer(model::LanguageModel& model, const RunConfig& config) {
+/// Moves the float32 `model` to where and what it computes in; the optimizer keeps what its
+/// rounding to 16 bits would lose.
+std::unique_ptr<Adam> new_optimizer(model::LanguageModel& model, const RunConfig& config,
+                                    const Compute& compute) {
   std::vector<OptimizedParameter> parameters;
   for (const auto& entry : model.named_parameters()) {
-    parameters.push_back({entry.key(), entry.value(), 1.0, false});
+    OptimizedParameter parameter{entry.key(), entry.value()};
+    if (compute.dtype != at::kFloat && !model::stays_float32(entry.key())) {
+      parameter.master =
+          entry.value().detach().to(compute.device, at::kFloat, /*non_blocking=*/false,
+                                    /*copy=*/true);
+    }
+    parameters.push_back(std::move(parameter));
   }
+  model::convert_parameters(model, compute.dtype, compute.device);
   assign_groups(parameters, config.optimizer, config.train.stage);
   return std::make_unique<Adam>(std::move(parameters), config.optimizer);
 }
@@ -64,18 +76,22 @@ Trainer::Trainer(RunConfig config, TrainOptions options)
       options_(options),
       lock_(config_.train.out_dir),
       data_(open_dataset(config_)),
+      compute_(set_up_compute(config_.train)),
       schedule_(config_.schedule, config_.optimizer, config_.train.ctx_len,
                 config_.train.real_bsz(),
-                mini_epochs(config_.train, data_.sampler->magic_prime())) {
-  if (config_.train.threads > 0) at::set_num_threads(static_cast<int>(config_.train.threads));
+                mini_epochs(config_.train, data_.scheduled_samples(config_.data))) {
   config_.model.vocab_size = data_.vocab_size;
   model_ = new_model(config_, schedule_.lr_init());
-  optimizer_ = new_optimizer(*model_, config_);
+  optimizer_ = new_optimizer(*model_, config_, compute_);
+  if (config_.train.precision == Precision::kFp16) {
+    loss_scaler_ = {.scale = config_.train.loss_scale, .enabled = true};
+  }
   last_betas_ = schedule_now().betas;
   resume();
-  spdlog::info("{} L{} C{} V{}: {:.2f}M parameters; {} training tokens; {} threads",
+  spdlog::info("{} L{} C{} V{}: {:.2f}M parameters, {} on {}; {} training tokens; {} threads",
                config_.model.arch, config_.model.n_layer, config_.model.n_embd,
                config_.model.vocab_size, static_cast<double>(count_parameters(*model_)) / 1e6,
+               name_of(kPrecisionNames, config_.train.precision), config_.train.device,
                data_.train->size(), at::get_num_threads());
 }
 
@@ -91,7 +107,7 @@ ExitCode Trainer::run() {
     const BatchResult result = forward_backward(real_bsz(now));
     if (result.finite()) {
       update(now, result);
-    } else {
+    } else if (!overflowed(result)) {
       skip_or_stop(result);
     }
     progress_.step += 1;
@@ -141,22 +157,23 @@ Trainer::BatchResult Trainer::forward_backward(int64_t real_bsz) {
   const TrainConfig& t = config_.train;
   const L2Wrap l2wrap{t.l2wrap, t.l2wrap_compat == L2WrapCompat::kV4neo};
   const int64_t micro_batches = real_bsz / t.micro_bsz;
-  const at::Tensor inputs = at::empty({t.micro_bsz, t.ctx_len}, at::kLong);
-  const at::Tensor targets = at::empty_like(inputs);
-  const auto as_span = [](const at::Tensor& ids) {
-    return std::span(ids.mutable_data_ptr<int64_t>(), static_cast<size_t>(ids.numel()));
-  };
-  BatchResult result;
+  at::Tensor loss_sum = at::zeros({}, at::TensorOptions(compute_.device).dtype(at::kDouble));
   for (int64_t i = 0; i < micro_batches; ++i) {
     const auto first_ordinal = static_cast<uint64_t>(1 + progress_.samples + i * t.micro_bsz);
-    data::fill_batch(*data_.train, *data_.sampler, first_ordinal, t.micro_bsz, t.ctx_len,
-                     as_span(inputs), as_span(targets), config_.model.vocab_size);
-    const at::Tensor loss = cross_entropy(model_->forward(inputs), targets, l2wrap);
-    (loss / static_cast<double>(micro_batches)).backward();
-    result.loss += loss.item<double>() / static_cast<double>(micro_batches);
+    const Batch batch =
+        training_batch(data_, first_ordinal, t.micro_bsz, t.ctx_len, compute_.device);
+    model_->training_options = {
+        .grad_cp = t.grad_cp,
+        .dropout = t.dropout,
+        .dropout_seed = data::random_bits(static_cast<uint64_t>(t.seed), first_ordinal, 1)};
+    const at::Tensor loss =
+        cross_entropy(model_->forward(batch.inputs), batch.targets, l2wrap, batch.mask);
+    (loss * (loss_scaler_.scale / static_cast<double>(micro_batches))).backward();
+    if (micro_batches > 1) optimizer_->accumulate_gradients();
+    loss_sum += loss.detach().to(at::kDouble) / static_cast<double>(micro_batches);
   }
-  result.grad_norm = optimizer_->gradient_norm();
-  return result;
+  return {.loss = loss_sum.item<double>(),
+          .grad_norm = optimizer_->gradient_norm() / loss_scaler_.scale};
 }
 
 void Trainer::update(const SchedulePoint& now, const BatchResult& result) {
@@ -164,13 +181,25 @@ void Trainer::update(const SchedulePoint& now, const BatchResult& result) {
     optimizer_->reset_moments();
   }
   last_betas_ = now.betas;
-  optimizer_->step({now.lr, now.betas, now.weight_decay}, result.grad_norm);
+  optimizer_->step({now.lr, now.betas, now.weight_decay}, result.grad_norm, loss_scaler_.scale);
   optimizer_->zero_grad();
+  loss_scaler_.update(/*overflow=*/false);
   skipped_in_row_ = 0;
   constexpr double kKeep = 0.98;  // a memory of some fifty steps
   progress_.smoothed_loss = progress_.step == 0
                                 ? result.loss
                                 : kKeep * progress_.smoothed_loss + (1 - kKeep) * result.loss;
+}
+
+bool Trainer::overflowed(const BatchResult& result) {
+  if (!loss_scaler_.enabled || !std::isfinite(result.loss) || loss_scaler_.at_floor()) return false;
+  const double before = loss_scaler_.scale;
+  loss_scaler_.update(/*overflow=*/true);
+  optimizer_->zero_grad();
+  progress_line_->finish();
+  spdlog::info("step {}: fp16 gradients overflowed at loss scale {}; no update was made, next {}",
+               progress_.step + 1, before, loss_scaler_.scale);
+  return true;
 }
 
 void Trainer::skip_or_stop(const BatchResult& result) {
@@ -183,8 +212,10 @@ void Trainer::skip_or_stop(const BatchResult& result) {
   optimizer_->zero_grad();
   progress_line_->finish();
   if (skipped_in_row_ >= config_.train.skip_nonfinite) {
-    throw NotFiniteError(text +
-                         "; lower the learning rate, or allow skips with train.skip_nonfinite");
+    const char* mend = loss_scaler_.enabled && std::isfinite(result.loss)
+                           ? "; the loss scale is at its floor of 1: train in bf16 or fp32"
+                           : "; lower the learning rate, or allow skips with train.skip_nonfinite";
+    throw NotFiniteError(text + mend);
   }
   ++skipped_in_row_;
   spdlog::error("{} (skip {} of {} in a row)", text, skipped_in_row_, config_.train.skip_nonfinite);
@@ -269,10 +300,11 @@ void Trainer::save() {
   state.progress = progress_;
   state.optimizer_steps = optimizer_->steps();
   state.last_betas = last_betas_;
+  state.loss_scaler = loss_scaler_;
   state.config_yaml = dump_yaml(config_);
   state.data_fingerprint = data_.fingerprint;
   CheckpointStore(config_.train.out_dir)
-      .save(state, *model_, *optimizer_, data_.vocabulary.get(), config_.checkpoint.keep_last);
+      .save(state, *optimizer_, data_.vocabulary.get(), config_.checkpoint.keep_last);
   saved_step_ = progress_.step;
 }
 
@@ -313,6 +345,7 @@ void Trainer::resume() {
   progress_ = state.progress;
   saved_step_ = progress_.step;
   last_betas_ = state.last_betas;
+  if (loss_scaler_.enabled && state.loss_scaler.enabled) loss_scaler_ = state.loss_scaler;
   spdlog::info("going on from {} (step {}, {} tokens)", newest->string(), progress_.step,
                progress_.tokens);
 }

@@ -8,9 +8,11 @@
 
 #include "model/language_model.h"
 #include "trainer/checkpoint.h"
+#include "trainer/compute.h"
 #include "trainer/config.h"
 #include "trainer/dataset.h"
 #include "trainer/exit_code.h"
+#include "trainer/loss_scaler.h"
 #include "trainer/metrics.h"
 #include "trainer/optimizer.h"
 #include "trainer/profile.h"
@@ -59,6 +61,7 @@ class Trainer {
 
   BatchResult forward_backward(int64_t real_bsz);
   void update(const SchedulePoint& now, const BatchResult& result);
+  bool overflowed(const BatchResult& result);
   void skip_or_stop(const BatchResult& result);
   void log_step(const SchedulePoint& now, const BatchResult& result);
   void after_step();
@@ -75,7 +78,9 @@ class Trainer {
   Dataset data_;
   std::shared_ptr<model::LanguageModel> model_;
   std::unique_ptr<Adam> optimizer_;
+  Compute compute_;
   Schedule schedule_;
+  LossScaler loss_scaler_;
   Progress progress_;
   std::optional<MetricsLog> metrics_;
   std::optional<ProgressLine> progress_line_;

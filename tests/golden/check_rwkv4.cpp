@@ -5,6 +5,7 @@
 
 #include "model/factory.h"
 #include "model/init.h"
+#include "model/precision.h"
 #include "model/weights.h"
 #include "tests/golden/golden.h"
 #include "tests/golden/golden_tensors.h"
@@ -180,6 +181,18 @@ void check_recurrent(const Tensors& golden, const Bounds& bounds, Report& report
   }
 }
 
+/// Weights and activations in bfloat16, as a bf16 run computes: the bounds of the golden README.
+void check_bfloat16(const Tensors& golden, Report& report) {
+  const torch::NoGradGuard no_grad;
+  const auto net = load_model(golden, at::kFloat);
+  model::convert_parameters(*net, at::kBFloat16);
+  const at::Tensor& expected = golden.at("logits");
+  const at::Tensor difference = net->forward(golden.at("idx")).to(at::kDouble) - expected;
+  const auto rms = [](const at::Tensor& x) { return x.square().mean().sqrt().item<double>(); };
+  report.compare("bfloat16 logits, RMS (relative)", rms(difference) / rms(expected), 0.03);
+  report.compare("bfloat16 logits", difference.abs().max().item<double>(), 0.2);
+}
+
 }  // namespace
 
 void check_rwkv4(const std::filesystem::path& file, Report& report) {
@@ -188,6 +201,7 @@ void check_rwkv4(const std::filesystem::path& file, Report& report) {
     check_parallel(golden, bounds, report);
     check_recurrent(golden, bounds, report);
   }
+  check_bfloat16(golden, report);
 }
 
 namespace {

@@ -11,6 +11,7 @@
 
 #include "data/base/atomic_file.h"
 #include "data/base/error.h"
+#include "model/weights.h"
 #include "trainer/checkpoint.h"
 #include "trainer/evaluate.h"
 #include "trainer/loss.h"
@@ -68,6 +69,71 @@ TEST_F(TrainerRuns, ResumeIsBitwiseIdentical) {
     ASSERT_EQ(Trainer(config("parts", {steps}), {}).run(), kFinished);
   }
   expect_equal_checkpoints(checkpoint("whole", 8), checkpoint("parts", 8));
+}
+
+TEST_F(TrainerRuns, ResumeIsBitwiseIdenticalIn16BitsAndWithDropout) {
+  for (const char* precision : {"bf16", "fp16"}) {
+    const std::string name = precision;
+    const std::vector<std::string> settings = {"train.precision=" + name, "train.dropout=0.1",
+                                               "train.grad_accum=2"};
+    ASSERT_EQ(Trainer(config("whole_" + name, settings), {}).run(), kFinished);
+    for (const char* steps : {"train.max_steps=3", "train.max_steps=8"}) {
+      auto with_steps = settings;
+      with_steps.emplace_back(steps);
+      ASSERT_EQ(Trainer(config("parts_" + name, with_steps), {}).run(), kFinished);
+    }
+    expect_equal_checkpoints(checkpoint("whole_" + name, 8), checkpoint("parts_" + name, 8));
+  }
+}
+
+TEST_F(TrainerRuns, SixteenBitsLearnNearlyAsFloat32AndKeepFloat32Masters) {
+  Trainer wide(config("fp32"), {});
+  ASSERT_EQ(wide.run(), kFinished);
+  for (const char* precision : {"bf16", "fp16"}) {
+    Trainer narrow(config(precision, {std::string("train.precision=") + precision}), {});
+    ASSERT_EQ(narrow.run(), kFinished);
+    EXPECT_NEAR(narrow.progress().smoothed_loss, wide.progress().smoothed_loss, 0.02) << precision;
+    const auto stored = model::read_tensors(checkpoint(precision, 8) / "model.safetensors");
+    const at::Tensor& weight = stored.at("blocks.0.att.key.weight");
+    EXPECT_EQ(weight.scalar_type(), at::kFloat);
+    EXPECT_FALSE(at::equal(weight, weight.to(at::kBFloat16).to(at::kFloat)));
+  }
+}
+
+TEST_F(TrainerRuns, GradCheckpointingChangesNoBit) {
+  ASSERT_EQ(Trainer(config("plain"), {}).run(), kFinished);
+  ASSERT_EQ(Trainer(config("grad_cp", {"train.grad_cp=true"}), {}).run(), kFinished);
+  expect_equal_checkpoints(checkpoint("plain", 8), checkpoint("grad_cp", 8));
+}
+
+TEST_F(TrainerRuns, AnOverflowOfFp16LowersTheLossScaleAndTheRunGoesOn) {
+  Trainer run(config("overflow", {"train.precision=fp16", "train.loss_scale=16777216"}), {});
+  ASSERT_EQ(run.run(), kFinished);
+  const LossScaler scaler = read_checkpoint_state(checkpoint("overflow", 8)).loss_scaler;
+  EXPECT_TRUE(scaler.enabled);
+  EXPECT_LT(scaler.scale, 16777216);
+}
+
+TEST_F(TrainerRuns, MixesQuestionsWithGeneralText) {
+  std::string general;
+  for (int i = 0; i < 300; ++i) general += fmt::format("{} bottles on the wall. ", i);
+  write_file_atomically(folder_ / "general.txt", general);
+  const std::string path = "data.general_path=" + (folder_ / "general.txt").string();
+  for (const char* mask : {"data.qa_mask=1", "data.qa_mask=2"}) {
+    Trainer run(config(mask, {mask, path, "data.sampler=cubic"}), {});
+    ASSERT_EQ(run.run(), kFinished);
+    EXPECT_LT(run.progress().smoothed_loss, 5.6);
+  }
+  EXPECT_THROW(config("no", {"data.qa_mask=1", "data.sampler=cubic"}), UserError);
+  EXPECT_THROW(Trainer(config("no", {"data.qa_mask=1", "data.sampler=cubic",
+                                     "data.general_path=/nowhere/at/all"}),
+                       {}),
+               UserError);
+}
+
+TEST_F(TrainerRuns, ADeviceThatIsNotThereIsRefused) {
+  if (torch::cuda::is_available()) GTEST_SKIP() << "there is a CUDA device";
+  EXPECT_THROW(Trainer(config("gpu", {"train.device=cuda"}), {}), UserError);
 }
 
 TEST_F(TrainerRuns, AccumulationSeesTheSameSamplesAndNearlyTheSameGradient) {

@@ -1,0 +1,72 @@
+#include "trainer/compute.h"
+
+#include <spdlog/spdlog.h>
+#include <torch/torch.h>
+
+#include <cstdlib>
+
+#include "data/base/error.h"
+
+namespace rwkv::trainer {
+namespace {
+
+at::ScalarType dtype_of(Precision precision) {
+  switch (precision) {
+    case Precision::kBf16:
+      return at::kBFloat16;
+    case Precision::kFp16:
+      return at::kHalf;
+    default:
+      return at::kFloat;
+  }
+}
+
+bool has_bfloat16_instructions() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bf16") != 0;
+#else
+  return false;
+#endif
+}
+
+void warn_of_slow_numbers(Precision precision) {
+  if (precision == Precision::kFp16) {
+    spdlog::warn(
+        "train.precision: fp16 is for GPUs; processors compute it slowly, use bf16 or fp32");
+  } else if (precision == Precision::kBf16 && !has_bfloat16_instructions()) {
+    spdlog::warn(
+        "train.precision: this processor has no bfloat16 instructions (avx512_bf16), so bf16 saves "
+        "memory but no time; use fp32 for speed");
+  }
+}
+
+/// Without these, gradients of the embedding and of gathers differ between two runs.
+void make_cuda_repeatable() {
+  ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+  at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
+  at::globalContext().setDeterministicCuDNN(true);
+}
+
+}  // namespace
+
+Compute set_up_compute(const TrainConfig& config) {
+  if (config.threads > 0) at::set_num_threads(static_cast<int>(config.threads));
+  Compute compute{at::kCPU, dtype_of(config.precision)};
+  if (config.device == "cpu") {
+    warn_of_slow_numbers(config.precision);
+    return compute;
+  }
+  if (!torch::cuda::is_available()) {
+    user_error(
+        "train.device: no CUDA device that this build can use; 'scripts/build cuda' on a machine "
+        "with an NVIDIA GPU makes such a build, or set train.device: cpu");
+  }
+  compute.device = at::Device(at::kCUDA, 0);
+  make_cuda_repeatable();
+  const bool tf32 = config.precision != Precision::kFp32;
+  at::globalContext().setAllowTF32CuBLAS(tf32);
+  at::globalContext().setAllowTF32CuDNN(tf32);
+  return compute;
+}
+
+}  // namespace rwkv::trainer
