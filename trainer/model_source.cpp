@@ -32,6 +32,16 @@ std::shared_ptr<const data::Vocabulary> find_vocabulary(const fs::path& weights,
   return vocabulary;
 }
 
+/// How Head-QK was trained cannot be read off the weights; a checkpoint says it in its config.yaml.
+model::HeadQkReduce stored_head_qk_reduce(const fs::path& weights) {
+  const fs::path checkpoint = weights.parent_path();
+  const bool is_checkpoint =
+      fs::exists(checkpoint / "manifest.json") && fs::exists(checkpoint / "config.yaml");
+  if (!is_checkpoint) return model::HeadQkReduce::kSum;
+  const std::string yaml = read_checkpoint_state(checkpoint).config_yaml;
+  return parse_run_config(yaml, "config.yaml of the checkpoint").model.head_qk_reduce;
+}
+
 }  // namespace
 
 fs::path find_weights(const fs::path& path) {
@@ -60,7 +70,9 @@ ModelSource open_model(const fs::path& path, const std::string& vocab_file) {
   source.weights = find_weights(path);
   const model::Tensors tensors = model::read_tensors(source.weights);
   const std::string where = printable(source.weights.string());
-  source.model = model::build_model(model::config_from_shapes(model::shapes_of(tensors), where));
+  model::ModelConfig config = model::config_from_shapes(model::shapes_of(tensors), where);
+  if (config.head_qk > 0) config.head_qk_reduce = stored_head_qk_reduce(source.weights);
+  source.model = model::build_model(config);
   model::load_weights(*source.model, tensors, where);
   source.model->eval();
   source.vocabulary =

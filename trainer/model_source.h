@@ -17,7 +17,8 @@ struct ModelSource {
 };
 
 /// Opens what `--model` names: a run's folder (its newest valid checkpoint), a checkpoint's folder,
-/// or a .pth or safetensors file. Sizes come from the file. The vocabulary is the checkpoint's own;
+/// or a .pth or safetensors file. Sizes come from the file; model.head_qk_reduce comes from the
+/// checkpoint, and is `sum` for a single file. The vocabulary is the checkpoint's own;
 /// for a single file it is `vocab_file` (a vocab.json) if given, the bytes when the model has 256
 /// tokens, or a vocab.json beside the file.
 ModelSource open_model(const std::filesystem::path& path, const std::string& vocab_file = {});

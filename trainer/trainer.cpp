@@ -319,6 +319,10 @@ void Trainer::export_pth() {
   model::save_pth(*model_, path);
   progress_line_->finish();
   spdlog::info("wrote {}", path.string());
+  if (config_.model.head_qk_reduce == model::HeadQkReduce::kMax) {
+    spdlog::warn("{} cannot say head_qk_reduce: max; programs that read it will sum",
+                 path.string());
+  }
 }
 
 void Trainer::finish(bool trained) {

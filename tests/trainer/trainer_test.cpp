@@ -15,6 +15,7 @@
 #include "trainer/checkpoint.h"
 #include "trainer/evaluate.h"
 #include "trainer/loss.h"
+#include "trainer/model_source.h"
 #include "trainer/signal.h"
 
 namespace rwkv::trainer {
@@ -129,6 +130,16 @@ TEST_F(TrainerRuns, MixesQuestionsWithGeneralText) {
                                      "data.general_path=/nowhere/at/all"}),
                        {}),
                UserError);
+}
+
+TEST_F(TrainerRuns, ACheckpointKnowsHowHeadQkWasTrained) {
+  const std::vector<std::string> settings = {"model.head_qk=8", "model.head_qk_reduce=max",
+                                             "checkpoint.export_pth=true"};
+  ASSERT_EQ(Trainer(config("max", settings), {}).run(), kFinished);
+  EXPECT_EQ(open_model(folder_ / "max").model->config().head_qk_reduce, model::HeadQkReduce::kMax);
+  EXPECT_EQ(open_model(folder_ / "max" / "rwkv-8.pth").model->config().head_qk_reduce,
+            model::HeadQkReduce::kSum);
+  EXPECT_THROW(config("no", {"model.head_qk_reduce=max"}), UserError);
 }
 
 TEST_F(TrainerRuns, ADeviceThatIsNotThereIsRefused) {
