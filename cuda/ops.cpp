@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include "cuda/wkv4.h"
+#include "cuda/wkv4_tile.h"
 
 namespace rwkv::ops {
 
@@ -13,6 +14,7 @@ using torch::autograd::variable_list;
 
 // d is time_decay, u is time_first. wkv4_train also returns the checkpoints that wkv4_backward
 // recomputes from: (B, tiles, 5, C) holding a, b, p and the derivatives of A and B by the decay.
+// The number of tiles is the device's own affair; the meta device answers as the CPU does.
 TORCH_LIBRARY(rwkv, m) {
   m.def(
       "wkv4(Tensor time_decay, Tensor time_first, Tensor k, Tensor v, Tensor? reset, Tensor? a, "
@@ -119,7 +121,7 @@ Four wkv4_autograd(In time_decay, In time_first, In k, In v, MaybeIn reset, Mayb
 Five wkv4_train_meta(In time_decay, In time_first, In k, In v, MaybeIn reset, MaybeIn a, MaybeIn b,
                      MaybeIn p) {
   const Wkv4Arguments in{time_decay, time_first, k, v, reset};
-  const Wkv4Shape shape = check_wkv4(in);
+  const Wkv4Shape shape = check_wkv4(in, kWkvTileTokens);
   check_wkv4_state(in, shape, a, b, p);
   const auto options = k.options().dtype(shape.math);
   const auto state = [&] { return at::empty(shape.state(), options); };
@@ -137,7 +139,7 @@ Four wkv4_meta(In time_decay, In time_first, In k, In v, MaybeIn reset, MaybeIn 
 Seven wkv4_backward_meta(In time_decay, In time_first, In k, In v, MaybeIn reset, In checkpoints,
                          MaybeIn gy, MaybeIn ga, MaybeIn gb) {
   const Wkv4Arguments in{time_decay, time_first, k, v, reset};
-  const Wkv4Shape shape = check_wkv4(in);
+  const Wkv4Shape shape = check_wkv4(in, kWkvTileTokens);
   check_wkv4_backward(in, shape, checkpoints, gy, ga, gb);
   const auto like = [](In tensor) { return at::empty(tensor.sizes(), tensor.options()); };
   const auto state = [&] { return at::empty(shape.state(), checkpoints.options()); };

@@ -17,10 +17,11 @@ struct Wkv4State {
 /// through the dispatcher.
 ///
 /// time_decay, time_first (C): the raw parameters (the decay is -exp(time_decay)); k, v (B, T, C).
-/// Of k and v the type is float32, bfloat16 or float64; the parameters have the same type, or
-/// float32 with bfloat16. All arithmetic is float32 (float64 for float64). Strided inputs are
-/// copied. reset (B, T), bool, optional: token t starts a new document, nothing of the tokens
-/// before it is seen.
+/// Of k and v the type is float32, bfloat16, float16 or float64; the parameters have the same type,
+/// or float32 with the 16-bit types. All arithmetic is float32 (float64 for float64). Strided
+/// inputs are copied. Runs where the tensors are: on the CPU, or on a GPU in a build with CUDA.
+/// reset (B, T), bool, optional: token t starts a new document, nothing of the tokens before it is
+/// seen.
 ///
 /// Returns y (B, T, C) in the type of k and the state after the last token: a, b, p (B, C). An
 /// empty state is a = b = 0, p = -1e38; p = -1e30 of other programs means the same.

@@ -1,7 +1,6 @@
 #include <ATen/ATen.h>
 
 #include "cuda/wkv4.h"
-#include "cuda/wkv4_tile.h"
 
 namespace rwkv::ops {
 namespace {
@@ -26,20 +25,21 @@ void check_parameter(const char* name, const at::Tensor& parameter, const at::Te
                      int64_t C) {
   check_device(name, parameter, k);
   check_sizes(name, parameter, {C}, "(C)");
-  const bool float_beside_bf16 =
-      k.scalar_type() == at::kBFloat16 && parameter.scalar_type() == at::kFloat;
-  TORCH_CHECK(float_beside_bf16 || parameter.scalar_type() == k.scalar_type(), "wkv4: ", name,
+  const bool float_beside_16_bits =
+      at::isReducedFloatingType(k.scalar_type()) && parameter.scalar_type() == at::kFloat;
+  TORCH_CHECK(float_beside_16_bits || parameter.scalar_type() == k.scalar_type(), "wkv4: ", name,
               " is ", parameter.scalar_type(), ", but k is ", k.scalar_type());
 }
 
 }  // namespace
 
-Wkv4Shape check_wkv4(const Wkv4Arguments& in) {
+Wkv4Shape check_wkv4(const Wkv4Arguments& in, int64_t tile_tokens) {
   const at::Tensor& k = in.k;
   TORCH_CHECK(k.dim() == 3, "wkv4: k has ", k.dim(), " dimensions, expected 3 (B, T, C)");
   const auto type = k.scalar_type();
-  TORCH_CHECK(type == at::kFloat || type == at::kBFloat16 || type == at::kDouble, "wkv4: k is ",
-              type, ", expected Float, BFloat16 or Double");
+  TORCH_CHECK(
+      type == at::kFloat || type == at::kBFloat16 || type == at::kHalf || type == at::kDouble,
+      "wkv4: k is ", type, ", expected Float, BFloat16, Half or Double");
   check_device("v", in.v, k);
   check_sizes("v", in.v, k.sizes(), "the shape of k");
   check_dtype("v", in.v, type);
@@ -53,7 +53,7 @@ Wkv4Shape check_wkv4(const Wkv4Arguments& in) {
     check_sizes("reset", *in.reset, {B, T}, "(B, T)");
     check_dtype("reset", *in.reset, at::kBool);
   }
-  const int64_t tiles = std::max<int64_t>(1, (T + kWkvTileTokens - 1) / kWkvTileTokens);
+  const int64_t tiles = std::max<int64_t>(1, (T + tile_tokens - 1) / tile_tokens);
   return {B, T, C, type == at::kDouble ? at::kDouble : at::kFloat, tiles, {B, C}, {B, tiles, 5, C}};
 }
 

@@ -56,8 +56,8 @@ void run_tile(const WkvBackwardTile<float>& tile) { vector_kernels().backward(ti
 void run_tile(const WkvBackwardTile<double>& tile) { wkv_backward_tile<double>(tile); }
 
 /// One tile of k, v, gy, y, gk or gv in the type of the arithmetic `T`. Where the tensor's type `S`
-/// is the same, the tensor itself; a bfloat16 tensor passes through a buffer that stays in the
-/// first cache.
+/// is the same, the tensor itself; a 16-bit tensor passes through a buffer that stays in the first
+/// cache.
 template <typename T, typename S>
 class StagedTile {
  public:
@@ -69,9 +69,10 @@ class StagedTile {
     if constexpr (kDirect) {
       return from;
     } else {
+      const auto widen = kIsHalf ? vector_kernels().widen_fp16 : vector_kernels().widen_bf16;
       for (int64_t t = 0; t < tokens; ++t) {
-        vector_kernels().widen_bf16(reinterpret_cast<const uint16_t*>(from + t * C),
-                                    buffer_ + t * kWkvTileChannels, channels);
+        widen(reinterpret_cast<const uint16_t*>(from + t * C), buffer_ + t * kWkvTileChannels,
+              channels);
       }
       return buffer_;
     }
@@ -87,14 +88,17 @@ class StagedTile {
 
   void store(S* to, int64_t C, int64_t tokens, int64_t channels) const {
     if constexpr (!kDirect) {
+      const auto narrow = kIsHalf ? vector_kernels().narrow_fp16 : vector_kernels().narrow_bf16;
       for (int64_t t = 0; t < tokens; ++t) {
-        vector_kernels().narrow_bf16(buffer_ + t * kWkvTileChannels,
-                                     reinterpret_cast<uint16_t*>(to + t * C), channels);
+        narrow(buffer_ + t * kWkvTileChannels, reinterpret_cast<uint16_t*>(to + t * C), channels);
       }
     }
   }
 
  private:
+  static constexpr bool kIsHalf = std::is_same_v<S, at::Half>;
+  static_assert(kDirect || kIsHalf || std::is_same_v<S, at::BFloat16>);
+
   alignas(64) T buffer_[kDirect ? 1 : kWkvTileTokens * kWkvTileChannels];
 };
 
@@ -245,16 +249,11 @@ void backward_piece(const Arrays<T, S>& arrays, const Piece& piece,
   }
 }
 
-/// w = -exp(time_decay), computed in the type of the arithmetic: 16 bits cannot hold exp(w) near 1.
-/// Bounded, so that products with an empty sum stay 0 and not NaN.
 template <typename T>
 at::Tensor decay_of(In time_decay, at::ScalarType math) {
   at::Tensor w = time_decay.to(math).clone(at::MemoryFormat::Contiguous);
   T* values = w.mutable_data_ptr<T>();
-  for (int64_t c = 0; c < w.numel(); ++c) {
-    const T decay = -std::exp(values[c]);
-    values[c] = decay < T(-1e30) ? T(-1e30) : decay;
-  }
+  for (int64_t c = 0; c < w.numel(); ++c) values[c] = wkv_decay(values[c]);
   return w;
 }
 
@@ -310,22 +309,15 @@ void run_forward(const Wkv4Arguments& in, const Wkv4Shape& shape, ForwardResult&
 }
 
 ForwardResult forward(const Wkv4Arguments& in, MaybeIn a, MaybeIn b, MaybeIn p, bool training) {
-  const Wkv4Shape shape = check_wkv4(in);
+  const Wkv4Shape shape = check_wkv4(in, kWkvTileTokens);
   check_wkv4_state(in, shape, a, b, p);
   ForwardResult out{at::empty(in.k.sizes(), in.k.options()), own_state(a, shape, 0, in.k),
                     own_state(b, shape, 0, in.k), own_state(p, shape, kWkvEmptyExponent, in.k),
                     at::Tensor()};
   if (training) out.checkpoints = at::empty(shape.checkpoints(), out.a.options());
-  switch (in.k.scalar_type()) {
-    case at::kDouble:
-      run_forward<double, double>(in, shape, out);
-      break;
-    case at::kBFloat16:
-      run_forward<float, at::BFloat16>(in, shape, out);
-      break;
-    default:
-      run_forward<float, float>(in, shape, out);
-  }
+  with_storage_type(in.k.scalar_type(), [&]<typename S>(std::type_identity<S>) {
+    run_forward<WkvMath<S>, S>(in, shape, out);
+  });
   return out;
 }
 
@@ -347,8 +339,7 @@ struct BackwardResult {
   at::Tensor time_decay, time_first, k, v, a, b, p;
 };
 
-/// Turns the adjoint before the first token into gradients of the given state:
-///   ga = x e^{o+p}, gb = z e^{o+p}, gp = a ga + b gb.
+/// Turns the adjoint before the first token into gradients of the given state.
 template <typename T, typename S>
 void state_gradients(const Arrays<T, S>& arrays, const BackwardArrays<T, S>& adjoint, T* gp) {
   const int64_t C = arrays.shape.C;
@@ -356,10 +347,12 @@ void state_gradients(const Arrays<T, S>& arrays, const BackwardArrays<T, S>& adj
     const WkvSumsArrays<T> start = arrays.checkpoint(b, 0, 0);
     for (int64_t c = 0; c < C; ++c) {
       const int64_t i = b * C + c;
-      const T scale = exp_nonpositive(min_zero(adjoint.o[i] + start.p[c]));
-      adjoint.x[i] *= scale;
-      adjoint.z[i] *= scale;
-      gp[i] = start.a[c] * adjoint.x[i] + start.b[c] * adjoint.z[i];
+      const auto gradient =
+          wkv_sums_gradient(WkvAdjoint<T>{adjoint.x[i], adjoint.z[i], adjoint.o[i]}, start.a[c],
+                            start.b[c], start.p[c]);
+      adjoint.x[i] = gradient.a;
+      adjoint.z[i] = gradient.b;
+      gp[i] = gradient.p;
     }
   }
 }
@@ -415,17 +408,17 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
 wkv4_backward_cpu(In time_decay, In time_first, In k, In v, MaybeIn reset, In checkpoints,
                   MaybeIn gy, MaybeIn ga, MaybeIn gb) {
   const Wkv4Arguments in{time_decay, time_first, k, v, reset};
-  const Wkv4Shape shape = check_wkv4(in);
+  const Wkv4Shape shape = check_wkv4(in, kWkvTileTokens);
   check_wkv4_backward(in, shape, checkpoints, gy, ga, gb);
   const auto zeros = [&] { return at::zeros(shape.state(), checkpoints.options()); };
   const bool state = ga.has_value() || gb.has_value();
   const at::Tensor gy_rows = gy.has_value() ? gy->contiguous() : at::zeros(k.sizes(), k.options());
   const at::Tensor ga_rows = ga.has_value() ? ga->contiguous() : state ? zeros() : at::Tensor();
   const at::Tensor gb_rows = gb.has_value() ? gb->contiguous() : state ? zeros() : at::Tensor();
-  const auto run = k.scalar_type() == at::kDouble     ? run_backward<double, double>
-                   : k.scalar_type() == at::kBFloat16 ? run_backward<float, at::BFloat16>
-                                                      : run_backward<float, float>;
-  BackwardResult out = run(in, shape, checkpoints, gy_rows, ga_rows, gb_rows);
+  BackwardResult out;
+  with_storage_type(k.scalar_type(), [&]<typename S>(std::type_identity<S>) {
+    out = run_backward<WkvMath<S>, S>(in, shape, checkpoints, gy_rows, ga_rows, gb_rows);
+  });
   return {out.time_decay, out.time_first, out.k, out.v, out.a, out.b, out.p};
 }
 

@@ -25,6 +25,18 @@ namespace rwkv::ops {
 /// Exponent of an empty sum: finite, because -inf minus -inf is not a number.
 inline constexpr float kWkvEmptyExponent = -1e38F;
 
+/// Type of the arithmetic, the state and the checkpoints for keys stored as `S`.
+template <typename S>
+struct WkvMathOf {
+  using Type = float;
+};
+template <>
+struct WkvMathOf<double> {
+  using Type = double;
+};
+template <typename S>
+using WkvMath = typename WkvMathOf<S>::Type;
+
 WKV_HD inline float exp_nonpositive(float x) { return std::exp(x); }
 WKV_HD inline double exp_nonpositive(double x) { return std::exp(x); }
 WKV_HD inline float neg_abs(float x) { return -std::abs(x); }
@@ -33,6 +45,14 @@ WKV_HD inline float max_of(float x, float y) { return x >= y ? x : y; }
 WKV_HD inline double max_of(double x, double y) { return x >= y ? x : y; }
 WKV_HD inline float min_zero(float x) { return x > 0 ? 0.0F : x; }
 WKV_HD inline double min_zero(double x) { return x > 0 ? 0.0 : x; }
+
+/// w = -exp(time_decay), for float and double: 16 bits cannot hold exp(w) near 1. Bounded, so that
+/// products with an empty sum stay 0 and not NaN.
+template <typename M>
+WKV_HD inline M wkv_decay(M time_decay) {
+  const M decay = -std::exp(time_decay);
+  return decay < M(-1e30) ? M(-1e30) : decay;
+}
 
 /// Two weights exp(x - max(x, y)) and exp(y - max(x, y)); one of them is exactly 1.
 template <typename V>
@@ -94,6 +114,21 @@ WKV_HD inline void wkv_update(WkvSums<V>& sums, V w, V k, V v) {
   sums.p = max_of(q, k);
 }
 
+/// What one token adds to dL/dw and dL/du.
+template <typename V>
+struct WkvParameterGradient {
+  V w, u;
+};
+
+/// h (A' - y B') and h e^{u+k} (v - y) with h = dL/dy / D, from the sums before the token. `q` is
+/// dL/dy / denominator and `direct` is q e^{u+k-m}, as in wkv_backward_step.
+template <typename V>
+WKV_HD inline WkvParameterGradient<V> wkv_parameter_gradient(const WkvSums<V>& sums,
+                                                             const WkvOutput<V>& out, V q, V direct,
+                                                             V v) {
+  return {q * out.past * (sums.da - out.y * sums.db), direct * (v - out.y)};
+}
+
 /// The sums of a stretch `x` followed by a stretch `z` of `tokens_z` tokens that started empty.
 template <typename V>
 WKV_HD inline WkvSums<V> wkv_combine(const WkvSums<V>& x, const WkvSums<V>& z, V tokens_z, V w) {
@@ -111,6 +146,21 @@ struct WkvAdjoint {
 
   WKV_HD static WkvAdjoint empty() { return {V(0), V(0), V(kWkvEmptyExponent)}; }
 };
+
+/// Gradients of the sums `a`, `b` and their exponent `p`.
+template <typename V>
+struct WkvSumsGradient {
+  V a, b, p;
+};
+
+/// From dL/dA and dL/dB: ga = x e^{o+p}, gb = z e^{o+p}, gp = a ga + b gb.
+template <typename V>
+WKV_HD inline WkvSumsGradient<V> wkv_sums_gradient(const WkvAdjoint<V>& adjoint, V a, V b, V p) {
+  const V scale = exp_nonpositive(min_zero(adjoint.o + p));
+  const V ga = adjoint.x * scale;
+  const V gb = adjoint.z * scale;
+  return {ga, gb, a * ga + b * gb};
+}
 
 /// Gradients of one token's key and value.
 template <typename V>

@@ -167,9 +167,7 @@ struct WkvKept {
   alignas(64) T direct[kWkvTileTokens * kWkvTileChannels];
 };
 
-/// Recomputes the tile's forward from its checkpoint, fills `kept` and adds to gw and gu:
-///   dL/dw = sum_t h_t (A'_t - y_t B'_t),  dL/du = sum_t h_t e^{u+k_t} (v_t - y_t),  h_t = gy_t /
-///   D_t.
+/// Recomputes the tile's forward from its checkpoint, fills `kept` and adds to gw and gu.
 /// `sums` is scratch: the checkpoint on entry, the sums after the tile on return.
 template <typename V, typename T>
 inline void wkv_recompute_tile(const WkvBackwardTile<T>& tile, const WkvSumsArrays<T>& sums_at,
@@ -191,9 +189,9 @@ inline void wkv_recompute_tile(const WkvBackwardTile<T>& tile, const WkvSumsArra
       L::store(out.m, kept.m + slot, count);
       L::store(q, kept.q + slot, count);
       L::store(direct, kept.direct + slot, count);
-      L::store(L::load(tile.gw + c, count) + q * out.past * (sums.da - out.y * sums.db),
-               tile.gw + c, count);
-      L::store(L::load(tile.gu + c, count) + direct * (v - out.y), tile.gu + c, count);
+      const auto gradient = wkv_parameter_gradient(sums, out, q, direct, v);
+      L::store(L::load(tile.gw + c, count) + gradient.w, tile.gw + c, count);
+      L::store(L::load(tile.gu + c, count) + gradient.u, tile.gu + c, count);
       wkv_update<true>(sums, L::load(in.w + c, count), k, v);
       wkv_store_sums<V, true>(sums, sums_at, c, count);
     });

@@ -11,9 +11,11 @@ struct WkvVectorKernels {
   void (*forward)(const WkvForwardTile<float>& tile);           ///< without da, db
   void (*forward_training)(const WkvForwardTile<float>& tile);  ///< with da, db
   void (*backward)(const WkvBackwardTile<float>& tile);
+  // Conversions of 16-bit storage; narrowing goes to nearest, ties to even.
   void (*widen_bf16)(const uint16_t* from, float* to, int64_t count);
-  void (*narrow_bf16)(const float* from, uint16_t* to,
-                      int64_t count);  ///< to nearest, ties to even
+  void (*narrow_bf16)(const float* from, uint16_t* to, int64_t count);
+  void (*widen_fp16)(const uint16_t* from, float* to, int64_t count);
+  void (*narrow_fp16)(const float* from, uint16_t* to, int64_t count);
 };
 
 extern const WkvVectorKernels kWkvKernelsDefault;

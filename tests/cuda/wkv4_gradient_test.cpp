@@ -1,7 +1,6 @@
 // Gradients of the WKV-4 operator: finite differences, segments joined by the state, resets.
 #include <gtest/gtest.h>
 
-#include "cuda/wkv4_tile.h"
 #include "tests/cuda/wkv4_twin.h"
 
 namespace rwkv::ops {
@@ -54,14 +53,16 @@ void expect_gradients_match_differences(const Wkv4Case& in) {
 }
 
 TEST(Wkv4Gradient, MatchesFiniteDifferences) {
-  for (const int64_t T : {int64_t{1}, int64_t{2}, S - 1, S, S + 1, 2 * S + 3}) {
+  for (const int64_t T : lengths_around_tiles()) {
     at::manual_seed(static_cast<uint64_t>(T));
     expect_gradients_match_differences(random_case(2, T, 3, at::kDouble));
   }
 }
 
 TEST(Wkv4Gradient, MatchesFiniteDifferencesWithState) {
-  for (const int64_t T : {int64_t{0}, int64_t{1}, int64_t{2}, S - 1, S, S + 1, 2 * S + 3}) {
+  std::vector<int64_t> lengths = lengths_around_tiles();
+  lengths.push_back(0);
+  for (const int64_t T : lengths) {
     at::manual_seed(static_cast<uint64_t>(T));
     Wkv4Case in = random_case(2, T, 3, at::kDouble);
     in.state = random_state(2, 3, at::kDouble);
@@ -109,9 +110,11 @@ TEST_P(Wkv4Segments, EqualTheWholeWithGradientsThroughTheState) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Cuts, Wkv4Segments,
-                         testing::Values(std::vector<int64_t>{1}, std::vector<int64_t>{S - 1},
-                                         std::vector<int64_t>{S}, std::vector<int64_t>{S + 1},
-                                         std::vector<int64_t>{70}, std::vector<int64_t>{0, 71},
+                         testing::Values(std::vector<int64_t>{1}, std::vector<int64_t>{15},
+                                         std::vector<int64_t>{16}, std::vector<int64_t>{17},
+                                         std::vector<int64_t>{S - 1}, std::vector<int64_t>{S},
+                                         std::vector<int64_t>{S + 1}, std::vector<int64_t>{70},
+                                         std::vector<int64_t>{0, 71},
                                          std::vector<int64_t>{7, 8, 23, 64}));
 
 TEST(Wkv4Gradient, FloatSegmentsEqualTheWhole) {

@@ -13,6 +13,12 @@
 namespace rwkv::ops {
 namespace {
 
+#if defined(RWKV_CUDA)
+constexpr bool kBuiltWithCuda = true;
+#else
+constexpr bool kBuiltWithCuda = false;
+#endif
+
 std::string error_of(const Wkv4Case& in) {
   try {
     run(in);
@@ -35,6 +41,7 @@ TEST(Wkv4Operator, SchemasAreRegistered) {
     ASSERT_TRUE(op.has_value()) << name;
     EXPECT_TRUE(op->hasKernelForDispatchKey(c10::DispatchKey::CPU)) << name;
     EXPECT_TRUE(op->hasKernelForDispatchKey(c10::DispatchKey::Meta)) << name;
+    EXPECT_EQ(op->hasKernelForDispatchKey(c10::DispatchKey::CUDA), kBuiltWithCuda) << name;
   }
   const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("rwkv::wkv4", "");
   EXPECT_EQ(op.schema().arguments().size(), 8);
@@ -70,10 +77,15 @@ TEST(Wkv4Operator, WrongTypesNameBothValues) {
   expect_error(in, {"v is Double", "expected Float"});
   in = good;
   in.k = good.k.to(at::kLong);
-  expect_error(in, {"k is Long", "Float, BFloat16 or Double"});
+  expect_error(in, {"k is Long", "Float, BFloat16, Half or Double"});
   in = good;
   in.time_decay = good.time_decay.to(at::kBFloat16);
   expect_error(in, {"time_decay is BFloat16", "k is Float"});
+  in = good;
+  in.k = good.k.to(at::kHalf);
+  in.v = good.v.to(at::kHalf);
+  in.time_first = good.time_first.to(at::kBFloat16);
+  expect_error(in, {"time_first is BFloat16", "k is Half"});
   in = good;
   in.reset = at::zeros({2, 3});
   expect_error(in, {"reset is Float", "expected Bool"});
@@ -89,12 +101,14 @@ TEST(Wkv4Operator, StateIsGivenWholeOrNotAtAll) {
 }
 
 TEST(Wkv4Operator, MixedDevicesNameBoth) {
+  if (!test_device().is_cpu()) GTEST_SKIP() << "inputs move to one device";
   Wkv4Case in = random_case(2, 3, 4);
   in.v = in.v.to(at::kMeta);
   expect_error(in, {"v is on meta", "k is on cpu"});
 }
 
 TEST(Wkv4Operator, MetaDeviceGivesShapesAndGradientShapes) {
+  if (!test_device().is_cpu()) GTEST_SKIP() << "inputs move to another device";
   Wkv4Case in = random_case(2, 3, 4);
   for (at::Tensor* x : {&in.time_decay, &in.time_first, &in.k, &in.v}) *x = x->to(at::kMeta);
   in.k.requires_grad_();
@@ -156,7 +170,7 @@ TEST(Wkv4Threads, LibraryRunsPiecesOnTwoThreads) {
 }
 
 TEST(Wkv4Threads, ResultDoesNotDependOnTheirNumber) {
-  for (const auto type : {at::kFloat, at::kBFloat16}) {
+  for (const auto type : {at::kFloat, at::kBFloat16, at::kHalf}) {
     for (const int64_t B : {1, 3, 4}) {
       at::manual_seed(2);
       Wkv4Case in = random_case(B, 150, 200);

@@ -2,7 +2,12 @@
 
 #include <torch/torch.h>
 
+#include <vector>
+
 #include "cuda/ops.h"
+#include "cuda/wkv4_thread.h"
+#include "cuda/wkv4_tile.h"
+#include "tests/cuda/test_device.h"
 
 namespace rwkv::ops {
 
@@ -28,9 +33,26 @@ struct Wkv4Result {
   at::Tensor y, a, b, p;
 };
 
+/// The operator on test_device(), with inputs and results on the CPU.
 inline Wkv4Result run(const Wkv4Case& in) {
-  auto [y, a, b, p] = wkv4(in.time_decay, in.time_first, in.k, in.v, in.state, in.reset);
-  return {y, a, b, p};
+  const at::Device device = test_device();
+  const auto there = [&](const at::Tensor& x) {
+    return !x.defined() || device.is_cpu() ? x : x.to(device);
+  };
+  const auto here = [&](const at::Tensor& x) { return device.is_cpu() ? x : x.to(at::kCPU); };
+  auto [y, a, b, p] =
+      wkv4(there(in.time_decay), there(in.time_first), there(in.k), there(in.v),
+           {there(in.state.a), there(in.state.b), there(in.state.p)}, there(in.reset));
+  return {here(y), here(a), here(b), here(p)};
+}
+
+/// Lengths around the tiles of both devices' kernels: 32 tokens on the CPU, 16 on CUDA.
+inline std::vector<int64_t> lengths_around_tiles() {
+  std::vector<int64_t> lengths{1, 2};
+  for (const int64_t S : {int64_t{kWkvChunkTokens}, kWkvTileTokens}) {
+    lengths.insert(lengths.end(), {S - 1, S, S + 1, 2 * S + 3});
+  }
+  return lengths;
 }
 
 /// Random inputs: parameters over the range of an initialised model, keys and values N(0, 1).

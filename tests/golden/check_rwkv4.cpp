@@ -32,7 +32,7 @@ std::shared_ptr<LanguageModel> load_model(const Tensors& golden, at::ScalarType 
   const Tensors weights = below(golden, "w.");
   const auto net =
       model::build_model(model::config_from_shapes(model::shapes_of(weights), "golden"));
-  net->to(dtype);
+  net->to(golden_device(), dtype);
   model::load_weights(*net, weights, "golden");
   return net;
 }

@@ -8,7 +8,16 @@
 
 namespace rwkv::golden {
 
-Tensors load_pth(const std::filesystem::path& file) { return model::read_tensors(file); }
+at::Device& golden_device() {
+  static at::Device device = at::kCPU;
+  return device;
+}
+
+Tensors load_pth(const std::filesystem::path& file) {
+  Tensors tensors = model::read_tensors(file);
+  for (auto& entry : tensors) entry.second = entry.second.to(golden_device());
+  return tensors;
+}
 
 double max_difference(const at::Tensor& ours, const at::Tensor& expected) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();

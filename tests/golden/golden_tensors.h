@@ -10,7 +10,10 @@ namespace rwkv::golden {
 
 using Tensors = std::map<std::string, at::Tensor>;
 
-/// All tensors of a .pth file by name, in their stored dtypes.
+/// Where the checkers that have a GPU part compute; set once by main, the CPU until then.
+at::Device& golden_device();
+
+/// All tensors of a .pth file by name, in their stored dtypes, on golden_device().
 Tensors load_pth(const std::filesystem::path& file);
 
 /// Largest |ours - expected|, both as float64. Infinity when shapes differ or a value is not

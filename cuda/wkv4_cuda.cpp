@@ -1,0 +1,71 @@
+#include "cuda/wkv4_cuda.h"
+
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include "cuda/wkv4_run.h"
+
+// WKV-4 on CUDA: the device of k, its current stream, no synchronisation with the host, so the
+// operators may be captured in a CUDA graph.
+
+namespace rwkv::ops {
+namespace {
+
+using In = const at::Tensor&;
+using MaybeIn = const OptionalTensor&;
+
+/// Launches on the stream that was current when it was made.
+class GpuLaunch {
+ public:
+  GpuLaunch() : stream_(c10::cuda::getCurrentCUDAStream()) {}
+
+  template <typename S>
+  void forward(const WkvForwardArguments<S>& args) const {
+    launch_wkv_forward(args, stream_);
+  }
+  template <typename S>
+  void backward(const WkvBackwardArguments<S>& args) const {
+    launch_wkv_backward(args, stream_);
+  }
+  template <typename M>
+  void sum(const WkvSumArguments<M>& args) const {
+    launch_wkv_sum(args, stream_);
+  }
+
+ private:
+  cudaStream_t stream_;
+};
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> wkv4_cuda(In time_decay, In time_first,
+                                                                     In k, In v, MaybeIn reset,
+                                                                     MaybeIn a, MaybeIn b,
+                                                                     MaybeIn p) {
+  const c10::cuda::CUDAGuard guard(k.device());
+  auto [y, a_T, b_T, p_T, none] =
+      run_wkv4_forward(GpuLaunch(), {time_decay, time_first, k, v, reset}, a, b, p, false);
+  return {y, a_T, b_T, p_T};
+}
+
+Wkv4ForwardTensors wkv4_train_cuda(In time_decay, In time_first, In k, In v, MaybeIn reset,
+                                   MaybeIn a, MaybeIn b, MaybeIn p) {
+  const c10::cuda::CUDAGuard guard(k.device());
+  return run_wkv4_forward(GpuLaunch(), {time_decay, time_first, k, v, reset}, a, b, p, true);
+}
+
+Wkv4BackwardTensors wkv4_backward_cuda(In time_decay, In time_first, In k, In v, MaybeIn reset,
+                                       In checkpoints, MaybeIn gy, MaybeIn ga, MaybeIn gb) {
+  const c10::cuda::CUDAGuard guard(k.device());
+  return run_wkv4_backward(GpuLaunch(), {time_decay, time_first, k, v, reset}, checkpoints, gy, ga,
+                           gb);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(rwkv, CUDA, m) {
+  m.impl("wkv4", wkv4_cuda);
+  m.impl("wkv4_train", wkv4_train_cuda);
+  m.impl("wkv4_backward", wkv4_backward_cuda);
+}
+
+}  // namespace rwkv::ops
