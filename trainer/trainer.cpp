@@ -186,9 +186,8 @@ void Trainer::update(const SchedulePoint& now, const BatchResult& result) {
   loss_scaler_.update(/*overflow=*/false);
   skipped_in_row_ = 0;
   constexpr double kKeep = 0.98;  // a memory of some fifty steps
-  progress_.smoothed_loss = progress_.step == 0
-                                ? result.loss
-                                : kKeep * progress_.smoothed_loss + (1 - kKeep) * result.loss;
+  double& smoothed = progress_.smoothed_loss;  // 0 before the first update
+  smoothed = smoothed == 0 ? result.loss : kKeep * smoothed + (1 - kKeep) * result.loss;
 }
 
 bool Trainer::overflowed(const BatchResult& result) {

@@ -90,8 +90,10 @@ TEST_F(TrainerRuns, ResumeIsBitwiseIdenticalIn16BitsAndWithDropout) {
 TEST_F(TrainerRuns, SixteenBitsLearnNearlyAsFloat32AndKeepFloat32Masters) {
   Trainer wide(config("fp32"), {});
   ASSERT_EQ(wide.run(), kFinished);
-  for (const char* precision : {"bf16", "fp16"}) {
-    Trainer narrow(config(precision, {std::string("train.precision=") + precision}), {});
+  for (const std::string precision : {"bf16", "fp16"}) {
+    std::vector<std::string> settings = {"train.precision=" + precision};
+    if (precision == "fp16") settings.emplace_back("train.loss_scale=64");
+    Trainer narrow(config(precision, settings), {});
     ASSERT_EQ(narrow.run(), kFinished);
     EXPECT_NEAR(narrow.progress().smoothed_loss, wide.progress().smoothed_loss, 0.02) << precision;
     const auto stored = model::read_tensors(checkpoint(precision, 8) / "model.safetensors");
