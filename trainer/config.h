@@ -101,6 +101,7 @@ struct TrainConfig {
   L2WrapCompat l2wrap_compat = L2WrapCompat::kNone;
   int64_t skip_nonfinite = 0;
   int64_t log_every = 1;
+  bool tensorboard = true;
   std::string device = "cpu";
 
   /// Samples per step on one device.
@@ -129,6 +130,7 @@ struct TrainConfig {
     v.integer("skip_nonfinite", self.skip_nonfinite, 0, 1000000,
               "updates in a row that may be skipped when not finite; 0 = stop");
     v.count("log_every", self.log_every, 1, kMaxCount, "a line of metrics.jsonl each N steps");
+    v.flag("tensorboard", self.tensorboard, "log for TensorBoard too, beside metrics.jsonl");
     v.word("device", self.device, {"cpu"}, "where to compute");
   }
 };

@@ -1,0 +1,63 @@
+#include "trainer/report/report.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/base/error.h"
+#include "trainer/apps/commands.h"
+#include "trainer/exit_code.h"
+
+namespace rwkv::apps {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Arguments {
+  std::vector<std::string> folders;
+  std::string out;
+};
+
+/// Rewrites one line of the terminal; silent where the output is no terminal.
+void show_progress(int64_t done, int64_t all) {
+  if (::isatty(STDERR_FILENO) != 1 || all <= 0) return;
+  if (done < all) {
+    fmt::print(stderr, "\rreading {}: {} %\x1b[K", report::kMetricsFile, 100 * done / all);
+  } else {
+    fmt::print(stderr, "\r\x1b[K");
+  }
+}
+
+int report(const Arguments& arguments) {
+  const std::vector<fs::path> folders(arguments.folders.begin(), arguments.folders.end());
+  fs::path out = arguments.out;
+  if (out.empty()) {
+    out =
+        folders.size() == 1 ? folders.front() / report::kReportFile : fs::path(report::kReportFile);
+  }
+  report::write_report(folders, out, show_progress);
+  fmt::print("wrote {}\n", printable(out.string()));
+  return trainer::kFinished;
+}
+
+}  // namespace
+
+void add_report(CLI::App& program, int& exit_code) {
+  auto* command =
+      program.add_subcommand("report", "Draw the curves of one or several runs into one HTML page");
+  auto arguments = std::make_shared<Arguments>();
+  command->add_option("folder", arguments->folders, "Folders of runs (train.out_dir)")
+      ->required()
+      ->type_name("DIR");
+  command
+      ->add_option("--out", arguments->out,
+                   "File to write; default: report.html in the folder of a single run, or here")
+      ->type_name("FILE.html");
+  command->callback([arguments, &exit_code] { exit_code = report(*arguments); });
+}
+
+}  // namespace rwkv::apps
