@@ -49,6 +49,23 @@ TEST(Thinning, SpikesOfOneStepSurviveAMillionStepsInFixedMemory) {
   EXPECT_EQ(spikes, 2);
 }
 
+TEST(Thinning, SmoothingNeitherLagsNorFollowsASpike) {
+  MinMaxThinner thinner(2000);
+  for (int64_t step = 1; step <= 1500; ++step) {
+    const double noise = step % 2 == 0 ? 0.1 : -0.1;
+    thinner.add(step, step == 700 ? 1000 : static_cast<double>(step) / 100 + noise);
+  }
+  const std::vector<Point> points = thinner.smoothed();
+  ASSERT_EQ(points.size(), 1500U);
+  for (const Point& point : points) {
+    EXPECT_NEAR(point.value, static_cast<double>(point.step) / 100, 0.11);
+  }
+  MinMaxThinner one(100);
+  one.add(5, 2);
+  EXPECT_EQ(one.smoothed(), (std::vector<Point>{{5, 2}}));
+  EXPECT_TRUE(MinMaxThinner(100).smoothed().empty());
+}
+
 TEST(Thinning, ItemsStayEvenlySpreadAndTheNewestIsThere) {
   EvenThinner<int> thinner(8);
   EXPECT_TRUE(thinner.items().empty());
@@ -148,10 +165,10 @@ TEST_F(Lines, AreReadWholeHoweverLong) {
 
 TEST(Numbers, AreShort) {
   const std::vector<std::pair<double, std::string>> cases = {
-      {0, "0"},           {1400, "1400"},   {12500, "12.5k"},     {2867200, "2.87M"},
-      {1e6, "1M"},        {999999, "1M"},   {3e9, "3B"},          {0.003, "0.003"},
-      {0.0015, "0.0015"}, {0.0003, "3e-4"}, {1.23456, "1.235"},   {-20000, "-20k"},
-      {1e20, "1e20"},     {9999.6, "10k"},  {0.00099996, "0.001"}};
+      {0, "0"},           {1400, "1400"},     {12500, "12.5k"},      {2867200, "2.87M"},
+      {1e6, "1M"},        {999999, "1M"},     {3e9, "3B"},           {0.003, "0.003"},
+      {0.0015, "0.0015"}, {0.0003, "0.0003"}, {1.23456, "1.235"},    {-20000, "-20k"},
+      {1e20, "1e20"},     {9999.6, "10k"},    {0.00099996, "0.001"}, {3e-5, "3e-5"}};
   for (const auto& [value, text] : cases) EXPECT_EQ(short_number(value), text);
 }
 
@@ -173,7 +190,7 @@ TEST(Axes, TicksStandAtRoundValues) {
             (Labels{"0", "200", "400", "600", "800", "1000", "1200", "1400"}));
   EXPECT_EQ(labels(Axis::linear(-1.2, 2.1), 4), (Labels{"-1", "0", "1", "2"}));
   EXPECT_EQ(labels(Axis::linear(2.9e-4, 3.1e-3), 6),
-            (Labels{"5e-4", "0.001", "0.0015", "0.002", "0.0025", "0.003"}));
+            (Labels{"0.0005", "0.001", "0.0015", "0.002", "0.0025", "0.003"}));
   EXPECT_EQ(labels(Axis::logarithmic(1.1, 5.6), 9), (Labels{"1.5", "2", "3", "4", "5"}));
   EXPECT_EQ(labels(Axis::logarithmic(0.001, 1000), 7),
             (Labels{"0.001", "0.01", "0.1", "1", "10", "100", "1000"}));

@@ -51,9 +51,7 @@ std::string short_number(double value) {
   static constexpr std::pair<double, const char*> kUnits[] = {
       {1e12, "T"}, {1e9, "B"}, {1e6, "M"}, {1e3, "k"}};
   if (size >= 1e15) return plain_number(value, 3);
-  if (size < 9999.5) {
-    return size != 0 && size < 9.9995e-4 ? plain_number(value, 3) : plain_number(value, 4);
-  }
+  if (size < 9999.5) return plain_number(value, 4);
   for (const auto& [unit, name] : kUnits) {
     if (size >= unit * 0.9995) return plain_number(value / unit, 3) + name;
   }
@@ -89,7 +87,7 @@ Axis Axis::logarithmic(double low, double high) {
 
 double Axis::position(double value) const {
   if (!logarithmic_) return (value - low_) / (high_ - low_);
-  return std::log(value / low_) / std::log(high_ / low_);
+  return (std::log(value) - std::log(low_)) / (std::log(high_) - std::log(low_));
 }
 
 std::vector<Axis::Tick> Axis::ticks(int count) const {

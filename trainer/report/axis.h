@@ -6,7 +6,7 @@
 namespace rwkv::report {
 
 /// A number for people: at most four digits, large ones with k, M, B or T, small ones with an
-/// exponent, e.g. "0", "1400", "12.5k", "2.87M", "0.003", "3e-4".
+/// exponent, e.g. "0", "1400", "12.5k", "2.87M", "0.0003", "3e-5".
 std::string short_number(double value);
 
 /// One axis: maps values to 0..1, and has ticks at round values.

@@ -71,7 +71,7 @@ void draw_grid(std::string& out, const Chart& chart, const Scales& scales) {
         coordinate(f.left), coordinate(right), y, coordinate(f.left - 8), tick.label);
   }
   out += "</g><g class=\"steps\">";
-  for (const auto& tick : scales.steps.ticks(static_cast<int>(f.plot_width() / 90))) {
+  for (const auto& tick : scales.steps.ticks(static_cast<int>(f.plot_width() / 65))) {
     const std::string x = coordinate(scales.x(tick.position));
     out += fmt::format(
         "<path d=\"M{0},{1}v5\"/><text x=\"{0}\" y=\"{2}\" "
@@ -136,8 +136,9 @@ Axis value_axis(const Chart& chart) {
   if (low > high) return Axis::linear(0, 1);
   if (chart.from_zero && low >= 0) return Axis::linear(0, high > 0 ? high * 1.05 : 1);
   constexpr double kMargin = 0.04;
-  if (low > 0 && high > 3 * low) {
-    const double margin = std::pow(high / low, kMargin);
+  constexpr double kLeast = 1e-30;  // below, a decade more or less says nothing
+  if (low > kLeast && high > 3 * low) {
+    const double margin = std::exp((std::log(high) - std::log(low)) * kMargin);
     return Axis::logarithmic(low / margin, high * margin);
   }
   const double margin = (high - low) * kMargin;

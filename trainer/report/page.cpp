@@ -28,6 +28,11 @@ std::string style() {
   return out;
 }
 
+/// "2026-11-24 09:00 UTC" from "2026-11-24T09:00:00Z".
+std::string for_people(const std::string& utc) {
+  return utc.size() == 20 ? utc.substr(0, 10) + " " + utc.substr(11, 5) + " UTC" : utc;
+}
+
 std::string title_of(const std::vector<RunData>& runs) {
   if (runs.size() == 1) return runs.front().name;
   return fmt::format("{} runs", runs.size());
@@ -45,7 +50,7 @@ std::string make_page(const std::vector<RunData>& runs, const std::string& made_
       "<meta name=\"color-scheme\" content=\"light dark\">\n"
       "<title>{} - rwkv report</title>\n<style>\n{}</style></head>\n<body>\n"
       "<header><h1>{}</h1><p>training report by rwkv, {}</p></header>\n<main>\n",
-      title, style(), title, html_text(made_at));
+      title, style(), title, html_text(for_people(made_at)));
   out += figures_table(runs);
   out += notes(runs);
   out += charts_section(runs);

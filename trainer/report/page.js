@@ -32,7 +32,8 @@
   function short(value) {
     const size = Math.abs(value);
     const plain = (v, digits) => String(Number(v.toPrecision(digits)));
-    if (size < 9999.5) return size !== 0 && size < 9.9995e-4 ? plain(value, 3).replace("e+", "e") : plain(value, 4);
+    if (size !== 0 && size < 9.9995e-5) return Number(value.toPrecision(3)).toExponential();
+    if (size < 9999.5) return plain(value, 4);
     for (const [unit, name] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]]) {
       if (size >= unit * 0.9995) return plain(value / unit, 3) + name;
     }
@@ -89,7 +90,7 @@
     const group = chart.svg.querySelector(".steps");
     group.textContent = "";
     const base = chart.top + chart.plotHeight;
-    const step = tickStep(range[1] - range[0], Math.floor(chart.plotWidth / 90), axis);
+    const step = tickStep(range[1] - range[0], Math.floor(chart.plotWidth / (axis === "seconds" ? 90 : 65)), axis);
     for (let i = Math.ceil(range[0] / step - 1e-9); i * step <= range[1] * (1 + 1e-9); ++i) {
       const x = xOf(chart, i * step);
       element("path", { d: `M${x},${base}v5` }, group);

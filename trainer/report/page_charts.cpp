@@ -45,9 +45,7 @@ void add_curves(Chart& chart, const ChartKind& kind, const RunData& run, size_t 
   const std::string name(kind.metric);
   chart.curves.push_back({number, kind.style, name, metric->points});
   if (kind.style == CurveStyle::kRaw) {
-    const Metric* logged = find_metric(run, "smoothed_" + name);
-    chart.curves.push_back({number, CurveStyle::kLine, "smoothed",
-                            logged != nullptr ? logged->points : metric->smoothed});
+    chart.curves.push_back({number, CurveStyle::kLine, "smoothed", metric->smoothed});
   }
   if (kind.metric != "loss") return;
   if (const Metric* validation = find_metric(run, "val_loss")) {
@@ -109,6 +107,26 @@ std::string style_sign(CurveStyle style) {
                                  : "");
 }
 
+/// What the styles mean.
+std::string style_legend(const Chart& chart) {
+  const auto has = [&](CurveStyle style) {
+    return std::any_of(chart.curves.begin(), chart.curves.end(),
+                       [&](const Curve& curve) { return curve.style == style; });
+  };
+  if (!has(CurveStyle::kRaw)) return "";
+  std::string out = "<li class=\"kind\">" + style_sign(CurveStyle::kRaw) + "each step</li>";
+  out += "<li class=\"kind\">" + style_sign(CurveStyle::kLine) + "smoothed</li>";
+  if (has(CurveStyle::kDots)) {
+    out += "<li class=\"kind\">" + style_sign(CurveStyle::kDots) + "validation</li>";
+  }
+  if (!chart.restarts.empty()) {
+    out +=
+        "<li class=\"kind\"><svg class=\"sign\" viewBox=\"0 0 12 12\" width=\"12\" height=\"12\" "
+        "aria-hidden=\"true\"><path class=\"restart\" d=\"M2,10h8l-4,-7z\"/></svg>resumed</li>";
+  }
+  return out;
+}
+
 std::string legend(const Chart& chart, const std::vector<RunData>& runs) {
   std::string out;
   if (runs.size() > 1) {
@@ -116,17 +134,8 @@ std::string legend(const Chart& chart, const std::vector<RunData>& runs) {
       out += fmt::format("<li>{}{}</li>", run_sign(i), html_text(runs[i].name));
     }
   }
-  const auto has = [&](CurveStyle style) {
-    return std::any_of(chart.curves.begin(), chart.curves.end(),
-                       [&](const Curve& curve) { return curve.style == style; });
-  };
-  if (has(CurveStyle::kRaw)) {
-    out += "<li class=\"kind\">" + style_sign(CurveStyle::kRaw) + "each step</li>";
-    out += "<li class=\"kind\">" + style_sign(CurveStyle::kLine) + "smoothed</li>";
-    if (has(CurveStyle::kDots)) {
-      out += "<li class=\"kind\">" + style_sign(CurveStyle::kDots) + "validation</li>";
-    }
-  }
+  // With several runs the large chart says it for all.
+  if (runs.size() == 1 || chart.id == "chart-loss") out += style_legend(chart);
   return out.empty() ? "" : "<ul class=\"legend\">" + out + "</ul>";
 }
 

@@ -18,7 +18,6 @@ using nlohmann::ordered_json;
 
 constexpr size_t kMaxPositions = 1000;
 constexpr size_t kMaxSamples = 8;
-constexpr double kKeep = 0.98;      // as the trainer's own smoothed loss
 constexpr size_t kMaxMetrics = 64;  // columns beyond so many are left out
 
 /// Collects metrics.jsonl line by line.
@@ -47,7 +46,7 @@ class MetricsReader {
     for (const auto& [name, column] : columns_) {
       Metric metric = column.metric;
       metric.points = column.thinner.points();
-      metric.smoothed = column.smoothed.points();
+      metric.smoothed = column.thinner.smoothed();
       run.metrics.emplace(name, std::move(metric));
     }
     run.positions = positions_.items();
@@ -61,32 +60,21 @@ class MetricsReader {
  private:
   struct Column {
     MinMaxThinner thinner;
-    MinMaxThinner smoothed;
     Metric metric;
-    double sum = 0;     // of values and
-    double weight = 0;  // of ones, both fading
   };
-
-  [[nodiscard]] Column new_column() const {
-    return {MinMaxThinner(max_bins_), MinMaxThinner(max_bins_), {}};
-  }
 
   void add_value(const std::string& name, int64_t step, double value) {
     auto found = columns_.find(name);
     if (found == columns_.end()) {
       if (columns_.size() >= kMaxMetrics) return;
-      found = columns_.emplace(name, new_column()).first;
+      found = columns_.emplace(name, Column{MinMaxThinner(max_bins_), {}}).first;
     }
     Metric& metric = found->second.metric;
     if (!std::isfinite(value)) {
       ++metric.not_finite;
       return;
     }
-    Column& column = found->second;
-    column.thinner.add(step, value);
-    column.sum = kKeep * column.sum + value;
-    column.weight = kKeep * column.weight + 1;
-    column.smoothed.add(step, column.sum / column.weight);
+    found->second.thinner.add(step, value);
     metric.last = {step, value};
     if (metric.count == 0 || value < metric.least.value) metric.least = metric.last;
     ++metric.count;

@@ -17,10 +17,10 @@ namespace rwkv::report {
 /// A column of metrics.jsonl, thinned, with the figures that thinning would lose.
 struct Metric {
   std::vector<Point> points;
-  std::vector<Point> smoothed;  // exponential mean over some fifty lines
-  int64_t count = 0;            // finite values
-  int64_t not_finite = 0;       // values that are NaN or infinite
-  Point last;                   // of the finite ones
+  std::vector<Point> smoothed;
+  int64_t count = 0;       // finite values
+  int64_t not_finite = 0;  // values that are NaN or infinite
+  Point last;              // of the finite ones
   Point least;
 };
 
