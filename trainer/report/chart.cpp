@@ -84,6 +84,8 @@ void draw_grid(std::string& out, const Chart& chart, const Scales& scales) {
                      coordinate(bottom), coordinate(right));
 }
 
+double chart_middle(const Frame& frame) { return frame.left + frame.plot_width() / 2; }
+
 void draw_curve(std::string& out, const Curve& curve, const Scales& scales) {
   if (curve.points.empty()) return;
   out += fmt::format("<path class=\"curve {}\" data-run=\"{}\" d=\"{}\"/>", classes(curve),
@@ -94,6 +96,16 @@ void draw_curve(std::string& out, const Curve& curve, const Scales& scales) {
   for (const Point& point : curve.points) {
     out += fmt::format("<circle cx=\"{}\" cy=\"{}\" r=\"3.5\"/>", coordinate(scales.x_of(point)),
                        coordinate(scales.y_of(point)));
+  }
+  if (curve.points.size() == 1) {
+    // Alone, a dot says nothing without its value.
+    const Point& point = curve.points.front();
+    const double x = scales.x_of(point);
+    const bool at_right = x > chart_middle(scales.frame);
+    out += fmt::format(
+        "<text x=\"{}\" y=\"{}\" dx=\"{}\" dy=\"-.6em\" text-anchor=\"{}\">{:.4g}</text>",
+        coordinate(x), coordinate(scales.y_of(point)), at_right ? -6 : 6,
+        at_right ? "end" : "start", point.value);
   }
   out += "</g>";
 }

@@ -106,7 +106,7 @@
         if (!curve.path) continue;
         const points = curve.at.map((x, i) => xOf(chart, x).toFixed(1) + "," + yOf(chart, curve.y[i]).toFixed(1));
         curve.path.setAttribute("d", "M" + points.join("L") + (points.length === 1 ? "h0" : ""));
-        curve.circles.forEach((circle, i) => circle.setAttribute("cx", xOf(chart, curve.at[i])));
+        curve.marks.forEach((mark, i) => mark.setAttribute(mark.tagName === "circle" ? "cx" : "x", xOf(chart, curve.at[Math.min(i, curve.at.length - 1)])));
       }
     }
     for (const mark of restarts) {
@@ -127,7 +127,7 @@
       chart.curves.filter((curve) => curve.style === style && curve.y.length).forEach((curve, i) => {
         curve.path = paths[i];
         const group = curve.path.nextElementSibling;
-        curve.circles = style === "dots" && group && group.tagName === "g" ? Array.from(group.children) : [];
+        curve.marks = style === "dots" && group && group.tagName === "g" ? Array.from(group.children) : [];
       });
     }
   }

@@ -259,12 +259,19 @@ std::string config_section(const std::vector<RunData>& runs) {
 
 std::string samples_section(const std::vector<RunData>& runs) {
   constexpr size_t kMaxBytes = 3000;
+  // With several runs the first, the middle and the last text of each.
+  const auto shown = [&](const RunData& run, size_t k) {
+    const size_t count = run.samples.size();
+    return runs.size() == 1 || k == 0 || k == count / 2 || k + 1 == count;
+  };
   std::string out;
   for (size_t i = 0; i < runs.size(); ++i) {
     if (runs[i].samples.empty()) continue;
     if (runs.size() > 1) out += fmt::format("<h3>{}</h3>", run_cell(runs, i));
     out += "<div class=\"samples\">";
-    for (const SampleText& sample : runs[i].samples) {
+    for (size_t k = 0; k < runs[i].samples.size(); ++k) {
+      if (!shown(runs[i], k)) continue;
+      const SampleText& sample = runs[i].samples[k];
       out += fmt::format(
           "<article><h4>after step {}</h4><pre dir=\"auto\"><b>{}</b>{}</pre></article>",
           sample.step, shortened(sample.prompt, kMaxBytes), shortened(sample.text, kMaxBytes));
