@@ -41,7 +41,7 @@ void RunRecord::end(int64_t step, std::string_view status) {
   });
   try_to(report::kReportFile, [&] {
     const std::filesystem::path path = folder_ / report::kReportFile;
-    report::write_report({folder_}, path);
+    report::write_report({folder_}, path, report::show_read_progress);
     spdlog::info("curves and texts: {}", printable(path.string()));
   });
 }

@@ -58,7 +58,8 @@ TEST(Thinning, SmoothingNeitherLagsNorFollowsASpike) {
   const std::vector<Point> points = thinner.smoothed();
   ASSERT_EQ(points.size(), 1500U);
   for (const Point& point : points) {
-    EXPECT_NEAR(point.value, static_cast<double>(point.step) / 100, 0.11);
+    // At the end the windows have one side: half a window of lag.
+    EXPECT_NEAR(point.value, static_cast<double>(point.step) / 100, point.step < 1470 ? 0.11 : 0.2);
   }
   MinMaxThinner one(100);
   one.add(5, 2);

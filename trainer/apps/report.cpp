@@ -1,7 +1,6 @@
 #include "trainer/report/report.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <memory>
@@ -22,16 +21,6 @@ struct Arguments {
   std::string out;
 };
 
-/// Rewrites one line of the terminal; silent where the output is no terminal.
-void show_progress(int64_t done, int64_t all) {
-  if (::isatty(STDERR_FILENO) != 1 || all <= 0) return;
-  if (done < all) {
-    fmt::print(stderr, "\rreading {}: {} %\x1b[K", report::kMetricsFile, 100 * done / all);
-  } else {
-    fmt::print(stderr, "\r\x1b[K");
-  }
-}
-
 int report(const Arguments& arguments) {
   const std::vector<fs::path> folders(arguments.folders.begin(), arguments.folders.end());
   fs::path out = arguments.out;
@@ -39,7 +28,7 @@ int report(const Arguments& arguments) {
     out =
         folders.size() == 1 ? folders.front() / report::kReportFile : fs::path(report::kReportFile);
   }
-  report::write_report(folders, out, show_progress);
+  report::write_report(folders, out, report::show_read_progress);
   fmt::print("wrote {}\n", printable(out.string()));
   return trainer::kFinished;
 }

@@ -49,7 +49,7 @@ std::string best_validation(const RunData& run) {
 }
 
 std::string status(const RunData& run) {
-  if (!run.session) return "";
+  if (!run.session) return kNone;  // not empty: the column stays
   return run.status.empty() ? "running or killed" : html_text(run.status);
 }
 

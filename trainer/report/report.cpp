@@ -1,6 +1,9 @@
 #include "trainer/report/report.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdio>
 #include <map>
 #include <set>
 #include <system_error>
@@ -31,6 +34,15 @@ fs::path resolved(const fs::path& folder) {
 }
 
 }  // namespace
+
+void show_read_progress(int64_t done_bytes, int64_t all_bytes) {
+  if (::isatty(STDERR_FILENO) != 1 || all_bytes <= 0) return;
+  if (done_bytes < all_bytes) {
+    fmt::print(stderr, "\rreading {}: {} %\x1b[K", kMetricsFile, 100 * done_bytes / all_bytes);
+  } else {
+    fmt::print(stderr, "\r\x1b[K");
+  }
+}
 
 void write_report(const std::vector<fs::path>& folders, const fs::path& out,
                   const ReadProgress& progress) {

@@ -13,4 +13,7 @@ namespace rwkv::report {
 void write_report(const std::vector<std::filesystem::path>& folders,
                   const std::filesystem::path& out, const ReadProgress& progress = {});
 
+/// A ReadProgress that rewrites one line of the terminal; silent where stderr is none.
+void show_read_progress(int64_t done_bytes, int64_t all_bytes);
+
 }  // namespace rwkv::report

@@ -10,16 +10,17 @@ void append_new(std::vector<Point>& points, const Point& point) {
   if (points.empty() || points.back() != point) points.push_back(point);
 }
 
-/// Calls `of(begin, end)` with the window around every value: `reach` to both sides, less where
-/// one end is nearer.
+/// Calls `of(begin, end)` with the window around every value: `reach` to both sides. At the start,
+/// where curves are steep, it shrinks on both sides; at the end, where they are flat, on one.
 template <typename Of>
 std::vector<double> over_windows(const std::vector<double>& values, size_t reach, const Of& of) {
   std::vector<double> out;
   out.reserve(values.size());
   for (size_t i = 0; i < values.size(); ++i) {
-    const auto half = static_cast<int64_t>(std::min({reach, i, values.size() - 1 - i}));
-    const auto middle = values.begin() + static_cast<int64_t>(i);
-    out.push_back(of(middle - half, middle + half + 1));
+    const size_t half = std::min(reach, i);
+    const auto begin = values.begin() + static_cast<int64_t>(i - half);
+    const auto end = values.begin() + static_cast<int64_t>(std::min(i + half + 1, values.size()));
+    out.push_back(of(begin, end));
   }
   return out;
 }

@@ -32,8 +32,8 @@ class MinMaxThinner {
   [[nodiscard]] std::vector<Point> points() const;
 
   /// The curve without its noise: of the means of all bins the running median over about a fiftieth
-  /// of them, and of that the running mean. Windows are centred, so nothing lags; towards both ends
-  /// they shrink.
+  /// of them, and of that the running mean. Windows are centred, so nothing lags; at both ends they
+  /// shrink.
   [[nodiscard]] std::vector<Point> smoothed() const;
 
  private:
