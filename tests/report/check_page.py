@@ -44,7 +44,7 @@ PROBE = """<script>
   for (const button of buttons.concat(buttons.slice(0, 1))) {
     button.click();
     const figure = charts[0];
-    out.axes[button.textContent] = { disabled: button.disabled, labels: figure.querySelector(".steps").textContent, paths: measure(figure).paths };
+    out.axes[button.textContent] = { disabled: button.disabled, pressed: buttons.filter((b) => b.ariaPressed === "true").map((b) => b.textContent), labels: figure.querySelector(".steps").textContent, paths: measure(figure).paths };
   }
   const svg = charts[0].querySelector(".plot svg"), box = svg.getBoundingClientRect();
   svg.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + box.width / 2, clientY: box.top + 50 }));
@@ -186,6 +186,8 @@ def check_script(probe, faults):
     labels = {name: axis["labels"] for name, axis in probe["axes"].items()}
     if len(set(labels.values())) != 3 or any(axis["disabled"] for axis in probe["axes"].values()):
         faults.append(f"the buttons of the axis do not work: {labels}")
+    if any(axis["pressed"] != [name] for name, axis in probe["axes"].items()):
+        faults.append("the axis that is shown is not the button that is pressed")
     counts = [[path[1] for path in axis["paths"]] for axis in probe["axes"].values()]
     if counts[0] != counts[1] or counts[0] != counts[2]:
         faults.append("curves over tokens or time have other numbers of points")

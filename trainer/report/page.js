@@ -44,10 +44,12 @@
     if (s >= 3600) return Math.floor(s / 3600) + "h" + pad(Math.floor(s / 60) % 60) + "m";
     return s >= 60 ? Math.floor(s / 60) + "m" + pad(s % 60) + "s" : s + "s";
   }
+  // "5m" and "2h" where they are whole.
+  const clockTick = (seconds) => clock(seconds).replace(/^(\d+[hm])00[ms]$/, "$1");
   const AXES = {
     step: { name: "step", read: (v) => "step " + Math.round(v).toLocaleString("en"), label: short },
     tokens: { name: "tokens", read: (v) => short(v) + " tokens", label: short },
-    seconds: { name: "time", read: clock, label: clock },
+    seconds: { name: "time", read: clock, label: clockTick },
   };
   const NICE_SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
   function tickStep(span, count, axis) {
@@ -59,7 +61,7 @@
 
   let axis = "step";
   let range = data.steps;
-  const restarts = Array.from(document.querySelectorAll(".restart"));
+  const restarts = Array.from(document.querySelectorAll(".curves .restart"));
 
   function setAxis(name) {
     axis = name;
