@@ -117,6 +117,7 @@ struct TrainConfig {
   L2WrapCompat l2wrap_compat = L2WrapCompat::kNone;
   int64_t skip_nonfinite = 0;
   int64_t log_every = 1;
+  bool tensorboard = true;
   std::string device = "cpu";
   Precision precision = Precision::kFp32;
   double loss_scale = 65536;
@@ -149,6 +150,7 @@ struct TrainConfig {
     v.integer("skip_nonfinite", self.skip_nonfinite, 0, 1000000,
               "updates in a row that may be skipped when not finite; 0 = stop");
     v.count("log_every", self.log_every, 1, kMaxCount, "a line of metrics.jsonl each N steps");
+    v.flag("tensorboard", self.tensorboard, "log for TensorBoard too, beside metrics.jsonl");
     v.word("device", self.device, {"cpu", "cuda"}, "where to compute");
     v.choice("precision", self.precision, kPrecisionNames,
              "numbers of weights and activations; masters stay fp32");

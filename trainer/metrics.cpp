@@ -15,9 +15,10 @@ namespace {
 
 using nlohmann::json;
 
-/// The lines of `path` that are whole and belong to steps up to `last_step`; `validated` becomes
-/// the last step among them with a validation.
-std::string kept_lines(const std::filesystem::path& path, int64_t last_step, int64_t& validated) {
+/// The lines of `path` that are whole and belong to steps up to `last_step`; `see` is called with
+/// the step and the object of each.
+template <typename See>
+std::string kept_lines(const std::filesystem::path& path, int64_t last_step, const See& see) {
   std::ifstream in(path);
   std::string kept;
   for (std::string line; std::getline(in, line);) {
@@ -27,7 +28,7 @@ std::string kept_lines(const std::filesystem::path& path, int64_t last_step, int
     const auto step = entry["step"].get<int64_t>();
     if (step > last_step) continue;
     kept += line + '\n';
-    if (entry.contains("val_loss")) validated = step;
+    see(step, entry);
   }
   return kept;
 }
@@ -39,10 +40,23 @@ void set_optional(nlohmann::ordered_json& entry, const char* key,
 
 }  // namespace
 
-MetricsLog::MetricsLog(const std::filesystem::path& folder, int64_t last_step)
-    : path_(folder / "metrics.jsonl") {
-  write_file_atomically(path_, kept_lines(path_, last_step, validated_step_));
+MetricsLog::MetricsLog(const std::filesystem::path& folder, int64_t last_step, bool tensorboard)
+    : folder_(folder),
+      path_(folder / report::kMetricsFile),
+      last_step_(last_step),
+      tensorboard_(tensorboard) {
+  const auto see = [this](int64_t step, const json& entry) {
+    if (entry.contains("val_loss")) validated_step_ = step;
+    const auto elapsed = entry.find("elapsed_s");
+    if (elapsed != entry.end() && elapsed->is_number()) elapsed_before_s_ = elapsed->get<double>();
+  };
+  write_file_atomically(path_, kept_lines(path_, last_step, see));
   out_.open(path_, std::ios::app);
+  const std::filesystem::path samples = folder / report::kSamplesFile;
+  if (std::filesystem::exists(samples)) {
+    const auto see_nothing = [](int64_t, const json&) {};
+    write_file_atomically(samples, kept_lines(samples, last_step, see_nothing));
+  }
 }
 
 void MetricsLog::write(const StepMetrics& metrics) {
@@ -57,7 +71,7 @@ void MetricsLog::write(const StepMetrics& metrics) {
   entry["grad_norm"] = metrics.grad_norm;
   entry["tokens_per_s"] = std::round(metrics.tokens_per_s * 10) / 10;
   if (metrics.skipped) entry["skipped"] = true;
-  write_line(entry.dump());
+  write_entry(entry, "train");
 }
 
 void MetricsLog::write(const ValidationMetrics& metrics) {
@@ -69,14 +83,49 @@ void MetricsLog::write(const ValidationMetrics& metrics) {
   entry["val_loss"] = metrics.val_loss;
   set_optional(entry, "val_bits_per_byte", metrics.val_bits_per_byte);
   set_optional(entry, "val_bits_per_character", metrics.val_bits_per_character);
-  write_line(entry.dump());
+  write_entry(entry, "validation");
 }
 
-void MetricsLog::write_line(const std::string& line) {
-  out_ << line << '\n' << std::flush;
-  if (out_ || failed_) return;
+void MetricsLog::write(const report::SampleText& sample) {
+  const std::filesystem::path path = folder_ / report::kSamplesFile;
+  std::ofstream out(path, std::ios::app);
+  write_line(out, path, report::to_json_line(sample));
+  write_event([&](EventFile& file) { file.text(sample.step, "sample/text", sample.text); });
+}
+
+void MetricsLog::write_entry(nlohmann::ordered_json& entry, const char* group) {
+  const std::chrono::duration<double> elapsed = Clock::now() - start_;
+  entry["elapsed_s"] = std::round((elapsed_before_s_ + elapsed.count()) * 100) / 100;
+  write_line(out_, path_, entry.dump());
+  std::vector<std::pair<std::string, double>> values;
+  for (const auto& [name, value] : entry.items()) {
+    if (name == "step" || !(value.is_number() || value.is_boolean())) continue;
+    values.emplace_back(fmt::format("{}/{}", group, name),
+                        value.is_boolean() ? value.get<bool>() : value.get<double>());
+  }
+  const auto step = entry["step"].get<int64_t>();
+  write_event([&](EventFile& file) { file.scalars(step, values); });
+}
+
+void MetricsLog::write_line(std::ofstream& out, const std::filesystem::path& path,
+                            const std::string& line) {
+  out << line << '\n' << std::flush;
+  if (out || failed_) return;
   failed_ = true;
-  spdlog::error("cannot write {}; training goes on without it", printable(path_.string()));
+  spdlog::error("cannot write {}; training goes on without it", printable(path.string()));
+}
+
+template <typename Write>
+void MetricsLog::write_event(const Write& write) {
+  if (!tensorboard_) return;
+  try {
+    if (!events_) events_.emplace(folder_, last_step_ + 1);
+    write(*events_);
+  } catch (const UserError& error) {
+    // A record that was half written would hide what follows it: no more of this file.
+    tensorboard_ = false;
+    spdlog::error("{}; training goes on without it", error.what());
+  }
 }
 
 ProgressLine::ProgressLine(int64_t total_steps)

@@ -7,6 +7,11 @@
 #include <optional>
 #include <string>
 
+#include <nlohmann/json_fwd.hpp>
+
+#include "trainer/event_file.h"
+#include "trainer/report/run_files.h"
+
 namespace rwkv::trainer {
 
 /// Figures of one optimizer update. `step` counts from 1: it is the number of updates done.
@@ -32,25 +37,42 @@ struct ValidationMetrics {
   std::optional<double> val_bits_per_character;
 };
 
-/// `metrics.jsonl`: one JSON object a line, keys as in the structs above. Failed writes never stop
-/// a run: they are reported once, and training goes on.
+/// `metrics.jsonl`: one JSON object a line, keys as in the structs above, and `elapsed_s`, the
+/// seconds of training so far over all sessions; `samples.jsonl`; and the same for TensorBoard, as
+/// train/loss, validation/val_loss and so on. Failed writes never stop a run: they are reported
+/// once, and training goes on.
 class MetricsLog {
  public:
   /// Opens FOLDER/metrics.jsonl for appending, without the lines of steps after `last_step`: after
   /// a resume no step is logged twice. A last line cut off by a crash goes too.
-  MetricsLog(const std::filesystem::path& folder, int64_t last_step);
+  MetricsLog(const std::filesystem::path& folder, int64_t last_step, bool tensorboard = false);
 
   void write(const StepMetrics& metrics);
   /// A step that has a validation already is not logged again.
   void write(const ValidationMetrics& metrics);
+  void write(const report::SampleText& sample);
 
  private:
-  void write_line(const std::string& line);
+  using Clock = std::chrono::steady_clock;
 
+  /// Adds elapsed_s and writes the entry to both logs.
+  void write_entry(nlohmann::ordered_json& entry, const char* group);
+  void write_line(std::ofstream& out, const std::filesystem::path& path, const std::string& line);
+  /// Calls `write` with TensorBoard's file, which is made at the first call: a run that logs
+  /// nothing leaves none.
+  template <typename Write>
+  void write_event(const Write& write);
+
+  std::filesystem::path folder_;
   std::filesystem::path path_;
   std::ofstream out_;
+  int64_t last_step_;
   int64_t validated_step_ = -1;
+  double elapsed_before_s_ = 0;  // of earlier sessions, up to `last_step`
+  Clock::time_point start_ = Clock::now();
   bool failed_ = false;
+  bool tensorboard_;
+  std::optional<EventFile> events_;
 };
 
 /// One line on the terminal that is rewritten while training runs; a line every few seconds when

@@ -17,9 +17,11 @@
 #include "model/precision.h"
 #include "model/weights.h"
 #include "trainer/batch.h"
+#include "trainer/config_fields.h"
 #include "trainer/evaluate.h"
 #include "trainer/loss.h"
 #include "trainer/signal.h"
+#include "trainer/version.h"
 
 namespace rwkv::trainer {
 namespace {
@@ -97,7 +99,8 @@ Trainer::Trainer(RunConfig config, TrainOptions options)
 
 ExitCode Trainer::run() {
   const StopSignals signals;
-  metrics_.emplace(config_.train.out_dir, progress_.step);
+  metrics_.emplace(config_.train.out_dir, progress_.step, config_.train.tensorboard);
+  RunRecord record(config_.train.out_dir, session_start());
   progress_line_.emplace(total_steps());
   if (options_.profile) profile_.emplace();
   const int64_t first_step = progress_.step;
@@ -118,12 +121,14 @@ ExitCode Trainer::run() {
     if (StopSignals::requested() != 0) {
       progress_line_->finish();
       save();
+      record.end(progress_.step, fmt::format("stopped by signal {}", StopSignals::requested()));
       spdlog::warn("stopped by signal {} after step {}; the same command goes on from there",
                    StopSignals::requested(), progress_.step);
       return kStoppedBySignal;
     }
   }
   finish(/*trained=*/progress_.step > first_step);
+  record.end(progress_.step, "finished");
   return kFinished;
 }
 
@@ -151,6 +156,21 @@ int64_t Trainer::total_steps() const {
     total = std::min(total, progress_.step + (left + tokens_per_step - 1) / tokens_per_step);
   }
   return total;
+}
+
+report::SessionStart Trainer::session_start() const {
+  report::SessionStart session;
+  session.step = progress_.step;
+  session.version = version_text();
+  session.machine = report::this_machine();
+  session.threads = at::get_num_threads();
+  session.device = config_.train.device;
+  session.parameters = count_parameters(*model_);
+  session.training_tokens = data_.train->size();
+  for (const FieldText& field : list_fields(config_)) {
+    session.config.emplace_back(field.key, field.value);
+  }
+  return session;
 }
 
 Trainer::BatchResult Trainer::forward_backward(int64_t real_bsz) {
@@ -185,7 +205,7 @@ void Trainer::update(const SchedulePoint& now, const BatchResult& result) {
   optimizer_->zero_grad();
   loss_scaler_.update(/*overflow=*/false);
   skipped_in_row_ = 0;
-  constexpr double kKeep = 0.98;  // a memory of some fifty steps
+  constexpr double kKeep = 0.98;               // a memory of some fifty steps
   double& smoothed = progress_.smoothed_loss;  // 0 before the first update
   smoothed = smoothed == 0 ? result.loss : kKeep * smoothed + (1 - kKeep) * result.loss;
 }
@@ -288,9 +308,11 @@ void Trainer::sample() {
   model::State state;
   const auto prompt = data_.vocabulary->encode(s.prompt);
   const auto ids = model::generate(*model_, prompt, options, state, [](int64_t) { return true; });
+  const std::string text = data_.vocabulary->decode(ids);
   std::printf("--- sample after step %lld ---\n%s\n---\n", static_cast<long long>(progress_.step),
-              data_.vocabulary->decode(ids).c_str());
+              text.c_str());
   std::fflush(stdout);
+  metrics_->write(report::SampleText{progress_.step, s.prompt, text});
 }
 
 void Trainer::save() {

@@ -17,6 +17,7 @@
 #include "trainer/optimizer.h"
 #include "trainer/profile.h"
 #include "trainer/run_lock.h"
+#include "trainer/run_record.h"
 #include "trainer/schedule.h"
 
 namespace rwkv::trainer {
@@ -58,6 +59,7 @@ class Trainer {
   [[nodiscard]] SchedulePoint schedule_now() const;
   [[nodiscard]] int64_t real_bsz(const SchedulePoint& now) const;
   [[nodiscard]] int64_t total_steps() const;
+  [[nodiscard]] report::SessionStart session_start() const;
 
   BatchResult forward_backward(int64_t real_bsz);
   void update(const SchedulePoint& now, const BatchResult& result);

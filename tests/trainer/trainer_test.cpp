@@ -16,6 +16,7 @@
 #include "trainer/evaluate.h"
 #include "trainer/loss.h"
 #include "trainer/model_source.h"
+#include "trainer/report/run_data.h"
 #include "trainer/signal.h"
 
 namespace rwkv::trainer {
@@ -294,6 +295,42 @@ TEST(Metrics, NoStepTwiceAfterAResumeAndNoHalfLine) {
   EXPECT_TRUE(text.starts_with("{\"step\":1}\n{\"step\":2}\n{\"step\":3,\"tokens\":0")) << text;
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 3);
   fs::remove_all(folder);
+}
+
+TEST(Metrics, ElapsedSecondsGoOnAndSamplesAreCutAfterAResume) {
+  const fs::path folder =
+      fs::temp_directory_path() / ("rwkv_elapsed_" + std::to_string(::getpid()));
+  fs::create_directories(folder);
+  write_file_atomically(folder / "metrics.jsonl",
+                        "{\"step\":1,\"elapsed_s\":100.5}\n{\"step\":2,\"elapsed_s\":200}\n");
+  write_file_atomically(folder / "samples.jsonl",
+                        "{\"step\":1,\"text\":\"a\"}\n{\"step\":2,\"text\":\"b\"}\n");
+  {
+    MetricsLog log(folder, 1);
+    StepMetrics metrics;
+    metrics.step = 2;
+    log.write(metrics);
+    log.write(report::SampleText{2, "p", "c"});
+  }
+  const report::RunData run = report::read_run(folder, 100);
+  EXPECT_GE(run.last.elapsed_s, 100.5);
+  EXPECT_LT(run.last.elapsed_s, 190);
+  ASSERT_EQ(run.samples.size(), 2U);
+  EXPECT_EQ(run.samples[1].text, "c");
+  fs::remove_all(folder);
+}
+
+TEST(Metrics, TrainingGoesOnWithoutTensorBoard) {
+  const fs::path folder = fs::temp_directory_path() / ("rwkv_events_" + std::to_string(::getpid()));
+  fs::create_directories(folder);
+  MetricsLog log(folder, 0, /*tensorboard=*/true);
+  fs::remove_all(folder);  // TensorBoard's file is made at the first line
+  StepMetrics metrics;
+  metrics.step = 1;
+  EXPECT_NO_THROW(log.write(metrics));
+  metrics.step = 2;
+  EXPECT_NO_THROW(log.write(metrics));
+  EXPECT_NO_THROW(log.write(report::SampleText{2, "p", "c"}));
 }
 
 TEST(Signals, TheFirstAsksForAStop) {
