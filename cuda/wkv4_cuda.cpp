@@ -1,13 +1,14 @@
 #include "cuda/wkv4_cuda.h"
 
-#include <c10/cuda/CUDAGuard.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include "cuda/wkv4_run.h"
 
 // WKV-4 on CUDA: the device of k, its current stream, no synchronisation with the host, so the
-// operators may be captured in a CUDA graph.
+// operators may be captured in a CUDA graph. The guard is LibTorch's general one, which also takes
+// a k on the CPU beside other tensors on a GPU: the checks then say so.
 
 namespace rwkv::ops {
 namespace {
@@ -41,7 +42,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> wkv4_cuda(In time_dec
                                                                      In k, In v, MaybeIn reset,
                                                                      MaybeIn a, MaybeIn b,
                                                                      MaybeIn p) {
-  const c10::cuda::CUDAGuard guard(k.device());
+  const c10::DeviceGuard guard(k.device());
   auto [y, a_T, b_T, p_T, none] =
       run_wkv4_forward(GpuLaunch(), {time_decay, time_first, k, v, reset}, a, b, p, false);
   return {y, a_T, b_T, p_T};
@@ -49,13 +50,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> wkv4_cuda(In time_dec
 
 Wkv4ForwardTensors wkv4_train_cuda(In time_decay, In time_first, In k, In v, MaybeIn reset,
                                    MaybeIn a, MaybeIn b, MaybeIn p) {
-  const c10::cuda::CUDAGuard guard(k.device());
+  const c10::DeviceGuard guard(k.device());
   return run_wkv4_forward(GpuLaunch(), {time_decay, time_first, k, v, reset}, a, b, p, true);
 }
 
 Wkv4BackwardTensors wkv4_backward_cuda(In time_decay, In time_first, In k, In v, MaybeIn reset,
                                        In checkpoints, MaybeIn gy, MaybeIn ga, MaybeIn gb) {
-  const c10::cuda::CUDAGuard guard(k.device());
+  const c10::DeviceGuard guard(k.device());
   return run_wkv4_backward(GpuLaunch(), {time_decay, time_first, k, v, reset}, checkpoints, gy, ga,
                            gb);
 }
