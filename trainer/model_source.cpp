@@ -1,8 +1,7 @@
 #include "trainer/model_source.h"
 
 #include "data/base/error.h"
-#include "model/factory.h"
-#include "model/weights.h"
+#include "model/load_model.h"
 #include "trainer/checkpoint.h"
 
 namespace rwkv::trainer {
@@ -58,11 +57,7 @@ fs::path find_weights(const fs::path& path) {
 ModelSource open_model(const fs::path& path, const std::string& vocab_file) {
   ModelSource source;
   source.weights = find_weights(path);
-  const model::Tensors tensors = model::read_tensors(source.weights);
-  const std::string where = printable(source.weights.string());
-  source.model = model::build_model(model::config_from_shapes(model::shapes_of(tensors), where));
-  model::load_weights(*source.model, tensors, where);
-  source.model->eval();
+  source.model = model::load_model(source.weights);
   source.vocabulary =
       find_vocabulary(source.weights, source.model->config().vocab_size, vocab_file);
   return source;
