@@ -1,5 +1,6 @@
 #include "model/rwkv4.h"
 
+#include <ATen/record_function.h>
 #include <torch/torch.h>
 
 #include "cuda/ops.h"
@@ -30,6 +31,7 @@ TimeMixImpl::TimeMixImpl(const std::string& name, int64_t n_embd, int64_t dim_at
       state_pp_(name + ".pp") {}
 
 at::Tensor TimeMixImpl::forward(const at::Tensor& x_BTC, State* state) {
+  RECORD_USER_SCOPE("rwkv::time_mix");
   const at::Tensor shifted = shift_with_state(x_BTC, state, state_xx_);
   const at::Tensor k_BTA = key(time_mix(x_BTC, shifted, time_mix_k));
   const at::Tensor v_BTA = value(time_mix(x_BTC, shifted, time_mix_v));
@@ -63,6 +65,7 @@ BlockImpl::BlockImpl(const ModelConfig& config, int64_t layer) {
 }
 
 at::Tensor BlockImpl::forward(at::Tensor x_BTC, State* state) {
+  RECORD_USER_SCOPE("rwkv::norm_and_residual");
   if (!ln0_.is_empty()) x_BTC = ln0_(x_BTC);
   const at::Tensor z_BTC = ln1_(x_BTC);
   x_BTC = x_BTC + (att_.is_empty() ? ffn_pre_(z_BTC, state) : att_(z_BTC, state));
@@ -86,7 +89,8 @@ Rwkv4::Rwkv4(const ModelConfig& config) : config_(config) {
   }
 }
 
-at::Tensor Rwkv4::forward(const at::Tensor& ids_BT, State* state, Positions positions) {
+at::Tensor Rwkv4::embed(const at::Tensor& ids_BT) {
+  RECORD_USER_SCOPE("rwkv::embedding");
   TORCH_CHECK(ids_BT.dim() == 2 && ids_BT.size(1) > 0, "ids must be [B,T] with T >= 1, got ",
               ids_BT.sizes());
   TORCH_CHECK(ids_BT.scalar_type() == at::kLong, "ids must be int64, got ", ids_BT.scalar_type());
@@ -96,10 +100,15 @@ at::Tensor Rwkv4::forward(const at::Tensor& ids_BT, State* state, Positions posi
                       "ids must lie in 0..", config_.vocab_size - 1, ", got ", low.item<int64_t>(),
                       "..", high.item<int64_t>());
   }
-  at::Tensor x_BTC = emb_(ids_BT);
-  for (const auto& block : *blocks_) x_BTC = block->as<BlockImpl>()->forward(x_BTC, state);
-  x_BTC = ln_out_(x_BTC);
+  return emb_(ids_BT);
+}
 
+at::Tensor Rwkv4::forward(const at::Tensor& ids_BT, State* state, Positions positions) {
+  at::Tensor x_BTC = embed(ids_BT);
+  for (const auto& block : *blocks_) x_BTC = block->as<BlockImpl>()->forward(x_BTC, state);
+
+  RECORD_USER_SCOPE("rwkv::head");
+  x_BTC = ln_out_(x_BTC);
   const bool last_only = positions == Positions::kLast;
   const int64_t T = ids_BT.size(1);
   if (head_q_.is_empty() && last_only) x_BTC = x_BTC.slice(1, T - 1, T);

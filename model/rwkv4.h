@@ -61,6 +61,9 @@ class Rwkv4 : public LanguageModel {
   [[nodiscard]] const ModelConfig& config() const override { return config_; }
 
  private:
+  /// Checks the ids [B,T] and looks their rows up: [B,T,C].
+  at::Tensor embed(const at::Tensor& ids_BT);
+
   ModelConfig config_;
   torch::nn::Embedding emb_{nullptr};
   torch::nn::ModuleList blocks_{nullptr};

@@ -66,6 +66,7 @@ Adam::Adam(std::vector<OptimizedParameter> parameters, const OptimizerConfig& co
 }
 
 double Adam::gradient_norm() const {
+  RECORD_USER_SCOPE("rwkv::optimizer");
   double sum = 0;
   for (const OptimizedParameter& parameter : parameters_) {
     const at::Tensor& gradient = parameter.value.grad();
@@ -85,6 +86,7 @@ std::string Adam::first_nonfinite_gradient() const {
 }
 
 void Adam::step(const StepSettings& settings, double gradient_norm) {
+  RECORD_USER_SCOPE("rwkv::optimizer");
   const torch::NoGradGuard no_grad;
   ++steps_;
   const at::Tensor step = at::full({}, static_cast<double>(steps_), at::kFloat);
@@ -123,6 +125,7 @@ void Adam::step(const StepSettings& settings, double gradient_norm) {
 }
 
 void Adam::zero_grad() {
+  RECORD_USER_SCOPE("rwkv::optimizer");
   for (OptimizedParameter& parameter : parameters_) parameter.value.mutable_grad().reset();
 }
 
