@@ -7,13 +7,13 @@
 namespace rwkv::trainer {
 
 /// While it lives, measures where the time of training steps goes: by part of the step, by
-/// operator, and event by event in a trace file of a few steps. Costs a few per cent; one at a
-/// time.
+/// operator, and event by event in a trace file of a few steps. One at a time. Costs 5 to 9 % of a
+/// step of L2 C128 (25 ms), less of longer ones.
 ///
-/// Parts are the scopes named "rwkv::PART" that model and trainer open with RECORD_USER_SCOPE,
-/// which costs nothing measurable without a profile. Within "rwkv::after_step" no other part
-/// counts. Times are those of the processor: where kernels of a GPU run on after their call
-/// returned, they are the times of the calls. Never run on a GPU.
+/// Parts are the scopes named "rwkv::PART" that model and trainer open with RECORD_USER_SCOPE;
+/// without a profile one costs some 25 ns. Within "rwkv::after_step" no other part counts. Times
+/// are those of the processor: where kernels of a GPU run on after their call returned, they are
+/// the times of the calls. Never run on a GPU.
 class StepProfile {
  public:
   static constexpr int64_t kWarmUpSteps =

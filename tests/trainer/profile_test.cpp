@@ -214,7 +214,7 @@ TEST_F(ProfiledSteps, PartsSumToTheWallTimeAndBackwardIsAttributed) {
   EXPECT_NE(report.find("aten::mm"), std::string::npos) << report;
   auto rows = parts_of(report);
   ASSERT_EQ(rows.count("all"), 1U) << report;
-  EXPECT_NEAR(rows["all"][2], wall_ms, 0.02 * wall_ms) << report;
+  EXPECT_NEAR(rows["all"][2], wall_ms, 0.1 * wall_ms) << report;
   double sum_ms = 0;
   for (const auto& [name, row] : rows) {
     ASSERT_EQ(row.size(), 5U) << name;

@@ -47,7 +47,7 @@ TEST(MachineSpeed, ProductsAreMeasuredQuicklyAndWithoutRandomNumbers) {
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
     ProductRate rate;
     double best_s = 1e9;  // other tests run beside this one
-    for (int i = 0; i < 3; ++i) {
+    for (int i = 0; i < 5 && best_s >= 0.3; ++i) {
       best_s = std::min(best_s, seconds_of([&] { rate = measure_products(type, at::kCPU, 0.15); }));
     }
     EXPECT_LT(best_s, 0.3) << type;
