@@ -45,6 +45,18 @@ const WkvVectorKernels& vector_kernels() {
 #endif
 }
 
+}  // namespace
+
+const char* wkv_capability() {
+#if defined(RWKV_X86_64)
+  if (&vector_kernels() == &kWkvKernelsAvx512) return "AVX512";
+  if (&vector_kernels() == &kWkvKernelsAvx2) return "AVX2";
+#endif
+  return "DEFAULT";
+}
+
+namespace {
+
 void run_tile(const WkvForwardTile<float>& tile) {
   (tile.sums.da == nullptr ? vector_kernels().forward : vector_kernels().forward_training)(tile);
 }

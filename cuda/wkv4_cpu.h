@@ -11,4 +11,8 @@ namespace rwkv::ops {
 void parallel_pieces(int64_t count, int64_t grain,
                      const std::function<void(int64_t, int64_t)>& body);
 
+/// What the WKV loops of this processor use, in the words of at::get_cpu_capability(): "AVX512",
+/// "AVX2" or "DEFAULT".
+const char* wkv_capability();
+
 }  // namespace rwkv::ops

@@ -1,5 +1,6 @@
 #include "model/blocks.h"
 
+#include <ATen/record_function.h>
 #include <torch/torch.h>
 
 #include <utility>
@@ -40,6 +41,7 @@ ChannelMixImpl::ChannelMixImpl(std::string name, int64_t n_embd, int64_t dim_ffn
       state_xx_(std::move(name) + ".xx") {}
 
 at::Tensor ChannelMixImpl::forward(const at::Tensor& x_BTC, State* state) {
+  RECORD_USER_SCOPE("rwkv::channel_mix");
   const at::Tensor shifted = shift_with_state(x_BTC, state, state_xx_);
   const at::Tensor k_BTF = key(time_mix(x_BTC, shifted, time_mix_k)).relu().square();
   const at::Tensor r_BTC = receptance(time_mix(x_BTC, shifted, time_mix_r));

@@ -33,6 +33,9 @@ class LanguageModel : public torch::nn::Module {
   /// id.
   virtual at::Tensor forward(const at::Tensor& ids, State* state, Positions positions) = 0;
   at::Tensor forward(const at::Tensor& ids) { return forward(ids, nullptr, Positions::kAll); }
+  at::Tensor forward(const at::Tensor& ids, State& state) {
+    return forward(ids, &state, Positions::kAll);
+  }
 
   [[nodiscard]] virtual const ModelConfig& config() const = 0;
 

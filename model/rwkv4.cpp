@@ -1,5 +1,6 @@
 #include "model/rwkv4.h"
 
+#include <ATen/record_function.h>
 #include <torch/torch.h>
 
 #include "cuda/ops.h"
@@ -31,6 +32,7 @@ TimeMixImpl::TimeMixImpl(const std::string& name, int64_t n_embd, int64_t dim_at
       state_pp_(name + ".pp") {}
 
 at::Tensor TimeMixImpl::forward(const at::Tensor& x_BTC, State* state) {
+  RECORD_USER_SCOPE("rwkv::time_mix");
   const at::Tensor shifted = shift_with_state(x_BTC, state, state_xx_);
   const at::Tensor k_BTA = key(time_mix(x_BTC, shifted, time_mix_k));
   const at::Tensor v_BTA = value(time_mix(x_BTC, shifted, time_mix_v));
@@ -64,6 +66,7 @@ BlockImpl::BlockImpl(const ModelConfig& config, int64_t layer) : layer_(layer) {
 }
 
 at::Tensor BlockImpl::forward(at::Tensor x_BTC, State* state, const Dropout& dropout) {
+  RECORD_USER_SCOPE("rwkv::norm_and_residual");
   if (!ln0_.is_empty()) x_BTC = ln0_(x_BTC);
   const at::Tensor z_BTC = ln1_(x_BTC);
   x_BTC = x_BTC + (att_.is_empty() ? ffn_pre_(z_BTC, state) : att_(z_BTC, state));
@@ -96,7 +99,8 @@ at::Tensor Rwkv4::run_block(BlockImpl& block, const at::Tensor& x_BTC, State* st
       [&block, dropout](const at::Tensor& x) { return block.forward(x, nullptr, dropout); }, x_BTC);
 }
 
-at::Tensor Rwkv4::forward(const at::Tensor& ids_BT, State* state, Positions positions) {
+at::Tensor Rwkv4::embed(const at::Tensor& ids_BT) {
+  RECORD_USER_SCOPE("rwkv::embedding");
   TORCH_CHECK(ids_BT.dim() == 2 && ids_BT.size(1) > 0, "ids must be [B,T] with T >= 1, got ",
               ids_BT.sizes());
   TORCH_CHECK(ids_BT.scalar_type() == at::kLong, "ids must be int64, got ", ids_BT.scalar_type());
@@ -106,15 +110,20 @@ at::Tensor Rwkv4::forward(const at::Tensor& ids_BT, State* state, Positions posi
                       "ids must lie in 0..", config_.vocab_size - 1, ", got ", low.item<int64_t>(),
                       "..", high.item<int64_t>());
   }
+  return emb_(ids_BT);
+}
+
+at::Tensor Rwkv4::forward(const at::Tensor& ids_BT, State* state, Positions positions) {
   const bool training = is_training() && at::GradMode::is_enabled();
   const Dropout dropout =
       training ? Dropout(training_options.dropout, training_options.dropout_seed) : Dropout();
-  at::Tensor x_BTC = dropout(emb_(ids_BT), 0);
+  at::Tensor x_BTC = dropout(embed(ids_BT), 0);
   for (const auto& block : *blocks_) {
     x_BTC = run_block(*block->as<BlockImpl>(), x_BTC, state, dropout);
   }
-  x_BTC = ln_out_(x_BTC);
 
+  RECORD_USER_SCOPE("rwkv::head");
+  x_BTC = ln_out_(x_BTC);
   const bool last_only = positions == Positions::kLast;
   const int64_t T = ids_BT.size(1);
   if (head_q_.is_empty() && last_only) x_BTC = x_BTC.slice(1, T - 1, T);

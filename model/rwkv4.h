@@ -63,6 +63,8 @@ class Rwkv4 : public LanguageModel {
   [[nodiscard]] const ModelConfig& config() const override { return config_; }
 
  private:
+  /// Checks the ids [B,T] and looks their rows up: [B,T,C].
+  at::Tensor embed(const at::Tensor& ids_BT);
   at::Tensor run_block(BlockImpl& block, const at::Tensor& x_BTC, State* state,
                        const Dropout& dropout) const;
 

@@ -18,6 +18,7 @@ std::span<T> span_of(const at::Tensor& tensor) {
 
 Batch training_batch(const Dataset& data, uint64_t first_ordinal, int64_t rows, int64_t ctx_len,
                      at::Device device) {
+  RECORD_USER_SCOPE("rwkv::data");
   Batch batch;
   batch.inputs = at::empty({rows, ctx_len}, at::kLong);
   batch.targets = at::empty_like(batch.inputs);

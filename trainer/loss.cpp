@@ -1,5 +1,6 @@
 #include "trainer/loss.h"
 
+#include <ATen/record_function.h>
 #include <torch/torch.h>
 
 namespace rwkv::trainer {
@@ -61,6 +62,7 @@ class CrossEntropyL2Wrap : public torch::autograd::Function<CrossEntropyL2Wrap> 
 
 at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& targets, const L2Wrap& l2wrap,
                          const at::Tensor& mask) {
+  RECORD_USER_SCOPE("rwkv::loss");
   TORCH_CHECK(logits.dim() >= 2 && logits.sizes().slice(0, logits.dim() - 1) == targets.sizes(),
               "cross_entropy: logits ", logits.sizes(), " do not fit targets ", targets.sizes());
   TORCH_CHECK(targets.scalar_type() == at::kLong, "cross_entropy: targets must be int64, got ",

@@ -70,6 +70,7 @@ void MetricsLog::write(const StepMetrics& metrics) {
   entry["lr"] = metrics.lr;
   entry["grad_norm"] = metrics.grad_norm;
   entry["tokens_per_s"] = std::round(metrics.tokens_per_s * 10) / 10;
+  if (metrics.mfu) entry["mfu"] = std::round(*metrics.mfu * 1e4) / 1e4;
   if (metrics.skipped) entry["skipped"] = true;
   write_entry(entry, "train");
 }
@@ -143,12 +144,12 @@ void ProgressLine::show(const StepMetrics& metrics) {
   const double left_s = elapsed_s / done * static_cast<double>(total_steps_ - metrics.step);
   const std::string bits =
       metrics.bits_per_byte ? fmt::format("  bits/byte {:.3f}", *metrics.bits_per_byte) : "";
+  const std::string mfu = metrics.mfu ? fmt::format("  mfu {:.0f}%", *metrics.mfu * 100) : "";
   const std::string text = fmt::format(
       "step {}/{}  tokens {:.2f}M  loss {:.4f}  smoothed {:.4f}{}  lr {:.2e}  grad norm {:.2f}  "
-      "{:.0f} "
-      "tokens/s  left {}",
+      "{:.0f} tokens/s{}  left {}",
       metrics.step, total_steps_, static_cast<double>(metrics.tokens) / 1e6, metrics.loss,
-      metrics.smoothed_loss, bits, metrics.lr, metrics.grad_norm, metrics.tokens_per_s,
+      metrics.smoothed_loss, bits, metrics.lr, metrics.grad_norm, metrics.tokens_per_s, mfu,
       format_duration(left_s));
   std::fprintf(stderr, is_terminal_ ? "\r%s\x1b[K" : "%s\n", text.c_str());
   line_open_ = is_terminal_;

@@ -25,7 +25,8 @@ struct StepMetrics {
   double lr = 0;         // before the layer-wise multipliers
   double grad_norm = 0;  // before clipping
   double tokens_per_s = 0;
-  bool skipped = false;  // true when the update was skipped as not finite
+  std::optional<double> mfu;  // matrix products per second / what the machine reaches in them alone
+  bool skipped = false;       // true when the update was skipped as not finite
 };
 
 /// Figures of one validation pass.

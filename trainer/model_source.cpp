@@ -1,8 +1,7 @@
 #include "trainer/model_source.h"
 
 #include "data/base/error.h"
-#include "model/factory.h"
-#include "model/weights.h"
+#include "model/load_model.h"
 #include "trainer/checkpoint.h"
 
 namespace rwkv::trainer {

@@ -101,6 +101,7 @@ void Adam::accumulate_gradients() {
 }
 
 double Adam::gradient_norm() const {
+  RECORD_USER_SCOPE("rwkv::optimizer");
   std::vector<at::Tensor> norms;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     if (!gradient(i).defined()) continue;
@@ -126,6 +127,7 @@ std::string Adam::first_nonfinite_gradient() const {
 }
 
 void Adam::step(const StepSettings& settings, double gradient_norm, double loss_scale) {
+  RECORD_USER_SCOPE("rwkv::optimizer");
   const torch::NoGradGuard no_grad;
   ++steps_;
   double divisor = loss_scale;
@@ -178,6 +180,7 @@ void Adam::update(const std::vector<size_t>& members, double lr, double weight_d
 }
 
 void Adam::zero_grad() {
+  RECORD_USER_SCOPE("rwkv::optimizer");
   for (OptimizedParameter& parameter : parameters_) parameter.value.mutable_grad().reset();
   for (at::Tensor& sum : gradient_sums_) sum.reset();
 }

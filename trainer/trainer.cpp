@@ -1,5 +1,6 @@
 #include "trainer/trainer.h"
 
+#include <ATen/record_function.h>
 #include <spdlog/spdlog.h>
 #include <torch/torch.h>
 #include <unistd.h>
@@ -19,7 +20,9 @@
 #include "trainer/batch.h"
 #include "trainer/config_fields.h"
 #include "trainer/evaluate.h"
+#include "trainer/flops.h"
 #include "trainer/loss.h"
+#include "trainer/machine_speed.h"
 #include "trainer/signal.h"
 #include "trainer/version.h"
 
@@ -59,6 +62,12 @@ void show_validation_progress(int64_t done, int64_t all) {
   if (::isatty(STDERR_FILENO) != 1) return;
   std::fprintf(stderr, done < all ? "\rvalidating: %lld of %lld windows\x1b[K" : "\r\x1b[K",
                static_cast<long long>(done), static_cast<long long>(all));
+}
+
+std::string type_name(at::ScalarType type) {
+  if (type == at::kFloat) return "fp32";
+  if (type == at::kBFloat16) return "bf16";
+  return type == at::kHalf ? "fp16" : c10::toString(type);
 }
 
 int64_t count_parameters(model::LanguageModel& model) {
@@ -102,9 +111,13 @@ ExitCode Trainer::run() {
   metrics_.emplace(config_.train.out_dir, progress_.step, config_.train.tensorboard);
   RunRecord record(config_.train.out_dir, session_start());
   progress_line_.emplace(total_steps());
-  if (options_.profile) profile_.emplace();
+  if (!done()) measure_products();
+  if (options_.profile) {
+    profile_.emplace(std::filesystem::path(config_.train.out_dir) / "trace.json");
+  }
   const int64_t first_step = progress_.step;
   while (!done()) {
+    if (profile_) profile_->begin_step(progress_.step + 1);
     step_start_ = std::chrono::steady_clock::now();
     const SchedulePoint now = schedule_now();
     const BatchResult result = forward_backward(real_bsz(now));
@@ -119,7 +132,7 @@ ExitCode Trainer::run() {
     log_step(now, result);
     after_step();
     if (StopSignals::requested() != 0) {
-      progress_line_->finish();
+      report_profile();
       save();
       record.end(progress_.step, fmt::format("stopped by signal {}", StopSignals::requested()));
       spdlog::warn("stopped by signal {} after step {}; the same command goes on from there",
@@ -252,13 +265,17 @@ void Trainer::log_step(const SchedulePoint& now, const BatchResult& result) {
   m.lr = now.lr;
   m.grad_norm = result.grad_norm;
   m.tokens_per_s = static_cast<double>(real_bsz(now) * config_.train.ctx_len) / elapsed.count();
+  const auto mfu = [&] { return m.tokens_per_s * flops_per_token_ / product_flops_per_s_; };
+  // More than all: other programs were in the way when the yardstick was made.
+  if (mfu() > 1 && product_measurements_ < 3) measure_products();
+  m.mfu = mfu();
   m.skipped = !result.finite();
   if (due(m.step, config_.train.log_every) || done()) metrics_->write(m);
   progress_line_->show(m);
-  if (profile_ && progress_.step == 3) profile_->reset();
 }
 
 void Trainer::after_step() {
+  RECORD_USER_SCOPE("rwkv::after_step");
   data_.train->check_unchanged();
   if (due(progress_.step, config_.validation.every)) validate();
   if (due(progress_.step, config_.sample.every)) sample();
@@ -346,16 +363,35 @@ void Trainer::export_pth() {
   }
 }
 
-void Trainer::finish(bool trained) {
+void Trainer::report_profile() {
   progress_line_->finish();
-  if (profile_) {
-    std::fputs(profile_->table().c_str(), stdout);
-    profile_.reset();
-  }
+  if (!profile_) return;
+  std::fputs(profile_->report().c_str(), stdout);
+  std::fflush(stdout);
+  profile_.reset();
+}
+
+void Trainer::finish(bool trained) {
+  report_profile();
   save();
   if (config_.checkpoint.export_pth && (trained || !std::filesystem::exists(pth_path())))
     export_pth();
   validate();
+}
+
+/// The yardstick of StepMetrics::mfu, in the type and with the threads that training uses.
+void Trainer::measure_products() {
+  constexpr double kBudgetS = 0.15;
+  const at::Tensor weight = model_->named_parameters()["head.weight"];
+  const ProductRate rate =
+      trainer::measure_products(weight.scalar_type(), weight.device(), kBudgetS);
+  flops_per_token_ = model_flops_per_token(*model_, config_.train.ctx_len);
+  product_flops_per_s_ = std::max(product_flops_per_s_, rate.flops_per_s);
+  ++product_measurements_;
+  progress_line_->finish();
+  spdlog::info("matrix products in {}: {:.0f} GFLOP/s (size {}); a token takes {:.4f} GFLOP",
+               type_name(weight.scalar_type()), rate.flops_per_s / 1e9, rate.size,
+               flops_per_token_ / 1e9);
 }
 
 void Trainer::resume() {

@@ -26,7 +26,7 @@ namespace rwkv::trainer {
 struct TrainOptions {
   bool from_scratch = false;       // start over although the folder holds damaged checkpoints only
   bool allow_data_change = false;  // resume on another training file
-  bool profile = false;            // print a table of operators at the end
+  bool profile = false;            // measure where the time goes (trainer/profile.h)
 };
 
 /// A training run: one configuration, one folder, one process.
@@ -54,6 +54,7 @@ class Trainer {
   };
 
   void resume();
+  void measure_products();
   void check_resumed(const CheckpointState& state) const;
   [[nodiscard]] bool done() const;
   [[nodiscard]] SchedulePoint schedule_now() const;
@@ -72,6 +73,7 @@ class Trainer {
   void save();
   [[nodiscard]] std::filesystem::path pth_path() const;
   void export_pth();
+  void report_profile();
   void finish(bool trained);
 
   RunConfig config_;
@@ -86,7 +88,10 @@ class Trainer {
   Progress progress_;
   std::optional<MetricsLog> metrics_;
   std::optional<ProgressLine> progress_line_;
-  std::optional<OperatorProfile> profile_;
+  std::optional<StepProfile> profile_;
+  double flops_per_token_ = 0;      // of matrix products (trainer/flops.h)
+  double product_flops_per_s_ = 0;  // what this machine reaches in them
+  int product_measurements_ = 0;
   std::chrono::steady_clock::time_point step_start_;
   std::array<double, 2> last_betas_{};
   int64_t skipped_in_row_ = 0;

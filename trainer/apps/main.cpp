@@ -41,6 +41,7 @@ int run(int argc, char** argv) {
   rwkv::apps::add_data(program, exit_code);
   rwkv::apps::add_info(program, exit_code);
   rwkv::apps::add_report(program, exit_code);
+  rwkv::apps::add_doctor(program, exit_code);
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -44,7 +44,8 @@ void add_train(CLI::App& program, int& exit_code) {
   command->add_flag("--print-config", arguments->print_config,
                     "Print the whole effective configuration and stop");
   command->add_flag("--profile", arguments->options.profile,
-                    "Print how much time each operator took, at the end");
+                    "Print where the time went, by part of the step and by operator, and write "
+                    "train.out_dir/trace.json for Perfetto");
   command->add_flag("--from-scratch", arguments->options.from_scratch,
                     "Start over when every checkpoint in train.out_dir is damaged");
   command->add_flag("--allow-data-change", arguments->options.allow_data_change,
