@@ -14,6 +14,7 @@
 #include "data/base/crc32c.h"
 #include "data/base/error.h"
 #include "data/base/mapped_file.h"
+#include "model/formats/tensor_file.h"
 #include "model/weights.h"
 #include "trainer/version.h"
 
@@ -284,16 +285,16 @@ CheckpointState read_checkpoint_state(const fs::path& checkpoint) {
 
 void load_checkpoint(const fs::path& checkpoint, model::LanguageModel& model, Adam& optimizer) {
   const fs::path weights = checkpoint / kModelFile;
-  model::load_weights(model, model::read_tensors(weights), printable(weights.string()));
+  model::load_weights(model, formats::open_tensor_file(weights));
   const fs::path moments = checkpoint / kOptimizerFile;
-  const model::Tensors stored = model::read_tensors(moments);
+  const formats::TensorFile stored = formats::open_tensor_file(moments);
   std::vector<std::string> problems;
   const auto moments_now = moments_of(optimizer);
   for (const auto& [name, tensor] : moments_now) {
-    const auto found = stored.find(name);
-    if (found == stored.end()) {
+    const formats::TensorInfo* found = stored.find(name);
+    if (found == nullptr) {
       problems.push_back(name + " is missing");
-    } else if (found->second.sizes() != tensor.sizes()) {
+    } else if (tensor.sizes() != at::IntArrayRef(found->shape)) {
       problems.push_back(name + " has another shape");
     }
   }
@@ -301,10 +302,8 @@ void load_checkpoint(const fs::path& checkpoint, model::LanguageModel& model, Ad
     user_error("{} does not fit the model: {}", printable(moments.string()),
                fmt::join(problems, "; "));
   }
-  const torch::NoGradGuard no_grad;
   for (const auto& [name, tensor] : moments_now) {
-    at::Tensor moment = tensor;
-    moment.copy_(stored.at(name));
+    model::read_into(stored, *stored.find(name), tensor);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "data/sampler.h"
@@ -102,6 +103,8 @@ struct TrainConfig {
   int64_t skip_nonfinite = 0;
   int64_t log_every = 1;
   std::string device = "cpu";
+  std::string init_from;
+  bool init_partial = false;
 
   /// Samples per step on one device.
   [[nodiscard]] int64_t real_bsz() const { return micro_bsz * grad_accum; }
@@ -130,6 +133,10 @@ struct TrainConfig {
               "updates in a row that may be skipped when not finite; 0 = stop");
     v.count("log_every", self.log_every, 1, kMaxCount, "a line of metrics.jsonl each N steps");
     v.word("device", self.device, {"cpu"}, "where to compute");
+    v.path("init_from", self.init_from,
+           "weights to start from instead of random ones, in any format that rwkv info reads");
+    v.flag("init_partial", self.init_partial,
+           "init_from: take what fits, list what does not, and keep initial values there");
   }
 };
 
@@ -146,6 +153,7 @@ struct OptimizerConfig {
   AdamMode adam_w_mode = AdamMode::kAuto;
   bool layerwise_lr = true;
   double grad_clip = 1.0;
+  std::vector<std::string> freeze;
 
   bool operator==(const OptimizerConfig&) const = default;
 
@@ -161,6 +169,9 @@ struct OptimizerConfig {
     v.flag("layerwise_lr", self.layerwise_lr,
            "time_decay learns at 2x, time_first at 3x the rate (5x both in stage 2)");
     v.real("grad_clip", self.grad_clip, 0.0, 1e6, "largest norm of the gradient; 0 = off");
+    v.texts(
+        "freeze", self.freeze,
+        "names of parameters that keep their values, with * and ?, e.g. [emb.*, blocks.?.att.*]");
   }
 };
 
@@ -243,7 +254,18 @@ struct RunConfig {
   SampleConfig sample;
   CheckpointConfig checkpoint;
 
-  bool operator==(const RunConfig&) const = default;
+  /// Keys of section `model` that the file or --set named, e.g. "model.n_layer": with
+  /// train.init_from they must agree with the weights, and the others come from them.
+  std::vector<std::string> named_model_keys;
+
+  /// Equal settings; how they were written does not count.
+  friend bool operator==(const RunConfig& a, const RunConfig& b) {
+    const auto settings = [](const RunConfig& c) {
+      return std::tie(c.model, c.data, c.train, c.optimizer, c.schedule, c.validation, c.sample,
+                      c.checkpoint);
+    };
+    return settings(a) == settings(b);
+  }
 
   template <typename Self, typename Visitor>
   static void visit(Self& self, Visitor& v) {

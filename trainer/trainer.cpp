@@ -16,6 +16,7 @@
 #include "model/init.h"
 #include "model/weights.h"
 #include "trainer/evaluate.h"
+#include "trainer/initial_weights.h"
 #include "trainer/loss.h"
 #include "trainer/signal.h"
 
@@ -26,6 +27,7 @@ bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
 
 std::shared_ptr<model::LanguageModel> new_model(const RunConfig& config, double first_lr) {
   auto model = model::build_model(config.model);
+  if (!config.train.init_from.empty() && !config.train.init_partial) return model;  // loaded whole
   const double emb_init = config.model.emb_init_is_lr ? first_lr : config.model.emb_init;
   model::init_weights(*model, static_cast<uint64_t>(config.train.seed), emb_init);
   return model;
@@ -34,6 +36,7 @@ std::shared_ptr<model::LanguageModel> new_model(const RunConfig& config, double 
 std::unique_ptr<Adam> new_optimizer(model::LanguageModel& model, const RunConfig& config) {
   std::vector<OptimizedParameter> parameters;
   for (const auto& entry : model.named_parameters()) {
+    if (!entry.value().requires_grad()) continue;  // optimizer.freeze
     parameters.push_back({entry.key(), entry.value(), 1.0, false});
   }
   assign_groups(parameters, config.optimizer, config.train.stage);
@@ -60,7 +63,7 @@ bool Trainer::BatchResult::finite() const {
 }
 
 Trainer::Trainer(RunConfig config, TrainOptions options)
-    : config_(std::move(config)),
+    : config_(with_sizes_of_initial_weights(std::move(config))),
       options_(options),
       lock_(config_.train.out_dir),
       data_(open_dataset(config_)),
@@ -70,6 +73,7 @@ Trainer::Trainer(RunConfig config, TrainOptions options)
   if (config_.train.threads > 0) at::set_num_threads(static_cast<int>(config_.train.threads));
   config_.model.vocab_size = data_.vocab_size;
   model_ = new_model(config_, schedule_.lr_init());
+  freeze(*model_, config_.optimizer.freeze);
   optimizer_ = new_optimizer(*model_, config_);
   last_betas_ = schedule_now().betas;
   resume();
@@ -305,7 +309,7 @@ void Trainer::resume() {
   const CheckpointStore store(config_.train.out_dir);
   store.remove_leftovers();
   const auto newest = store.newest_valid(/*damaged_is_error=*/!options_.from_scratch);
-  if (!newest) return;
+  if (!newest) return load_initial_weights(config_, *model_);
   const CheckpointState state = read_checkpoint_state(*newest);
   check_resumed(state);
   load_checkpoint(*newest, *model_, *optimizer_);
@@ -321,7 +325,7 @@ void Trainer::check_resumed(const CheckpointState& state) const {
   RunConfig before = parse_run_config(state.config_yaml, "config.yaml of the checkpoint");
   for (const Difference& d : differences(before, config_)) {
     const bool fixed = d.key.starts_with("model.") || d.key == "train.ctx_len" ||
-                       d.key == "train.seed" ||
+                       d.key == "train.seed" || d.key == "optimizer.freeze" ||
                        (d.key.starts_with("data.") && d.key != "data.path");
     if (fixed) {
       user_error(

@@ -10,5 +10,6 @@ void add_generate(CLI::App& program, int& exit_code);
 void add_logits(CLI::App& program, int& exit_code);
 void add_data(CLI::App& program, int& exit_code);
 void add_info(CLI::App& program, int& exit_code);
+void add_convert(CLI::App& program, int& exit_code);
 
 }  // namespace rwkv::apps

@@ -40,6 +40,7 @@ int run(int argc, char** argv) {
   rwkv::apps::add_logits(program, exit_code);
   rwkv::apps::add_data(program, exit_code);
   rwkv::apps::add_info(program, exit_code);
+  rwkv::apps::add_convert(program, exit_code);
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
