@@ -81,7 +81,7 @@ TEST(ElementTypes, BrainFloatsRoundToNearestEven) {
 }
 
 TEST(ElementTypes, OverflowsAreCounted) {
-  const std::vector<float> values = {65504, 65519.99F, 65520, -1e6F, INFINITY, NAN, 3.4e38F};
+  const std::vector<float> values = {65504, 65519.99F, 65520, -1e6F, INFINITY, NAN, 3.39e38F};
   int64_t overflows = 0;
   const auto half = converted<uint16_t>(values, DType::f32, DType::f16, &overflows);
   EXPECT_EQ(overflows, 3);

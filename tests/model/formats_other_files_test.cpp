@@ -92,7 +92,12 @@ TEST(LegacyPth, MalformedFilesAreRefused) {
       {"big-endian",
        changed([](LegacyParts& p) { p.machine = "\x80\x02}" + text("little_endian") + "\x89s."; }),
        "big-endian"},
-      {"object is a list", changed([](LegacyParts& p) { p.object = "\x80\x02]."; }), "than a dict"},
+      {"object is a list", changed([](LegacyParts& p) {
+         p.object = "\x80\x02].";
+         p.keys = "\x80\x02].";
+         p.storages = "";
+       }),
+       "than a dict"},
       {"global",
        changed([](LegacyParts& p) { p.object = "\x80\x02" + global("os", "system") + "."; }),
        "os.system"},
