@@ -208,10 +208,18 @@ void read_into(const formats::TensorFile& file, const formats::TensorInfo& info,
   into.copy_(staged.view(into.sizes()));
 }
 
-void load_weights(LanguageModel& model, const formats::TensorFile& file) {
+void load_weights(LanguageModel& model, const formats::TensorFile& file,
+                  const LoadProgress& progress) {
   check_fit(model, formats::shapes_of(file.tensors()), file.name());
-  for (const auto& entry : model.named_parameters()) {
-    read_into(file, *file.find(entry.key()), entry.value());
+  const auto parameters = model.named_parameters();
+  int64_t all = 0;
+  for (const auto& entry : parameters) all += file.find(entry.key())->size_bytes();
+  int64_t done = 0;
+  for (const auto& entry : parameters) {
+    const formats::TensorInfo& info = *file.find(entry.key());
+    read_into(file, info, entry.value());
+    done += info.size_bytes();
+    if (progress) progress(done, all);
   }
   file.check_unchanged();
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -31,12 +32,16 @@ ModelConfig config_from_shapes(const Shapes& shapes, const std::string& where);
 /// config_from_shapes() of an opened file.
 ModelConfig config_of(const formats::TensorFile& file);
 
+/// Called after each tensor with the bytes loaded so far and in all; may be empty.
+using LoadProgress = std::function<void(int64_t done_bytes, int64_t all_bytes)>;
+
 /// Loads `file` into the parameters of `model` tensor by tensor, straight from the map and with
 /// conversion to their dtype: beyond the model itself, memory for one tensor at most is needed.
 /// Throws one UserError that lists every tensor that is missing, unknown or of another shape,
 /// before anything was copied; or one for damaged data, after which the model's values are
 /// unspecified.
-void load_weights(LanguageModel& model, const formats::TensorFile& file);
+void load_weights(LanguageModel& model, const formats::TensorFile& file,
+                  const LoadProgress& progress = {});
 
 /// What a partial load did; the texts name the tensor and, where they matter, both shapes.
 struct PartialLoad {

@@ -16,6 +16,7 @@
 #include "model/weights.h"
 #include "trainer/checkpoint.h"
 #include "trainer/model_source.h"
+#include "trainer/terminal_progress.h"
 
 namespace rwkv::trainer {
 namespace {
@@ -143,7 +144,8 @@ void load_initial_weights(const RunConfig& config, model::LanguageModel& model) 
   const auto file =
       formats::open_tensor_file(find_weights(config.train.init_from, "train.init_from"));
   if (!config.train.init_partial) {
-    model::load_weights(model, file);
+    model::load_weights(model, file,
+                        [](int64_t done, int64_t all) { show_bytes("loading", done, all); });
     spdlog::info("starting from {}", file.name());
     return;
   }

@@ -6,6 +6,7 @@
 #include "model/formats/tensor_file.h"
 #include "model/weights.h"
 #include "trainer/checkpoint.h"
+#include "trainer/terminal_progress.h"
 
 namespace rwkv::trainer {
 namespace {
@@ -65,7 +66,8 @@ ModelSource open_model(const fs::path& path, const std::string& vocab_file) {
   source.weights = find_weights(path);
   const formats::TensorFile file = formats::open_tensor_file(source.weights);
   source.model = model::build_model(model::config_of(file));
-  model::load_weights(*source.model, file);
+  model::load_weights(*source.model, file,
+                      [](int64_t done, int64_t all) { show_bytes("loading", done, all); });
   source.model->eval();
   source.vocabulary =
       find_vocabulary(source.weights, source.model->config().vocab_size, vocab_file);

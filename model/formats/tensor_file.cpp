@@ -1,7 +1,6 @@
 #include "model/formats/tensor_file.h"
 
 #include <fmt/format.h>
-#include <zlib.h>
 
 #include <algorithm>
 #include <cstring>
@@ -12,6 +11,7 @@
 #include "data/base/checked.h"
 #include "data/base/error.h"
 #include "model/formats/bytes.h"
+#include "model/formats/crc32.h"
 #include "model/formats/element_types.h"
 
 namespace rwkv::formats {
@@ -45,11 +45,6 @@ void for_each_slice(std::span<const std::byte> bytes, size_t size, Take take) {
   for (size_t at = 0; at < bytes.size(); at += size) {
     take(bytes.subspan(at, std::min(size, bytes.size() - at)));
   }
-}
-
-uint32_t extend_crc32(uint32_t crc, std::span<const std::byte> bytes) {
-  return static_cast<uint32_t>(
-      ::crc32_z(crc, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size()));
 }
 
 void check_crc32(uint32_t found, const TensorInfo& tensor, const std::string& source) {
@@ -148,7 +143,7 @@ const TensorInfo* TensorFile::find(std::string_view name) const {
 }
 
 void verify_checksum(const TensorInfo& tensor, const std::string& source) {
-  if (tensor.storage_crc32) check_crc32(extend_crc32(0, tensor.storage), tensor, source);
+  if (tensor.storage_crc32) check_crc32(crc32(tensor.storage), tensor, source);
 }
 
 std::string TensorFile::name() const { return printable(path_.string(), 4096); }
@@ -157,7 +152,7 @@ void TensorFile::verify(const TensorInfo& tensor) const {
   if (!tensor.storage_crc32 || verified_.contains(tensor.storage.data())) return;
   uint32_t crc = 0;
   for_each_slice(tensor.storage, kPieceBytes, [&](std::span<const std::byte> slice) {
-    crc = extend_crc32(crc, slice);
+    crc = crc32(slice, crc);
     release(slice);
   });
   check_crc32(crc, tensor, name());
@@ -180,7 +175,7 @@ void TensorFile::walk(const TensorInfo& tensor, const Piece& piece) const {
   const bool check = whole && tensor.storage_crc32 && !verified_.contains(tensor.storage.data());
   uint32_t crc = 0;
   for_each_slice(tensor.contiguous_bytes(), kPieceBytes, [&](std::span<const std::byte> slice) {
-    if (check) crc = extend_crc32(crc, slice);
+    if (check) crc = crc32(slice, crc);
     piece(slice);
     release(slice);
   });

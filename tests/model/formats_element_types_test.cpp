@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <zlib.h>
 
 #include <bit>
 #include <cmath>
@@ -7,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "model/formats/crc32.h"
 #include "model/formats/element_types.h"
 #include "tests/model/formats_support.h"
 
@@ -119,6 +121,24 @@ TEST(ElementTypes, LongTensorsCrossTheBlocks) {
   const auto half = converted<uint16_t>(values, DType::f32, DType::f16);
   for (size_t i = 0; i <= 2048; ++i) ASSERT_EQ(half_value(half[i]), static_cast<double>(i));
   EXPECT_EQ(half_value(half[9999]), 10000);
+}
+
+TEST(Crc32, EqualsZlibsForEveryLengthAndAddress) {
+  std::vector<std::byte> bytes(3000);
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * i * 7 + i / 5);
+  const auto expected = [&](size_t begin, size_t size, uint32_t crc) {
+    return static_cast<uint32_t>(
+        ::crc32_z(crc, reinterpret_cast<const Bytef*>(bytes.data() + begin), size));
+  };
+  for (size_t begin = 0; begin < 17; ++begin) {
+    for (size_t size = 0; size < 400; ++size) {
+      const auto part = std::span(bytes).subspan(begin, size);
+      ASSERT_EQ(crc32(part, 0x12345678), expected(begin, size, 0x12345678)) << begin << " " << size;
+    }
+  }
+  EXPECT_EQ(crc32(bytes), expected(0, bytes.size(), 0));
+  const std::string check = "123456789";
+  EXPECT_EQ(crc32(std::as_bytes(std::span(check))), 0xCBF43926U);
 }
 
 TEST(ElementTypes, MisuseIsALogicError) {

@@ -1,7 +1,6 @@
 #include "model/formats/convert.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstdio>
@@ -17,6 +16,7 @@
 #include "trainer/config.h"
 #include "trainer/exit_code.h"
 #include "trainer/model_source.h"
+#include "trainer/terminal_progress.h"
 
 namespace rwkv::apps {
 namespace {
@@ -56,14 +56,6 @@ int64_t context_length(const fs::path& weights) {
       .train.ctx_len;
 }
 
-/// Rewrites one line of the terminal; silent where the output is no terminal.
-void show_progress(int64_t done, int64_t all) {
-  if (::isatty(STDERR_FILENO) != 1 || all == 0) return;
-  std::fprintf(stderr, "\rwriting: %3.0f %% of %.2f GB\x1b[K",
-               100.0 * static_cast<double>(done) / static_cast<double>(all),
-               static_cast<double>(all) / 1e9);
-}
-
 formats::ConvertOptions options_of(const Arguments& arguments, const fs::path& weights) {
   formats::ConvertOptions options;
   for (const auto& [name, target] : kTargets) {
@@ -81,7 +73,7 @@ formats::ConvertOptions options_of(const Arguments& arguments, const fs::path& w
       arguments.ctx_len > 0 ? arguments.ctx_len : context_length(weights);
   options.tokenizer.assign(arguments.tokenizer.begin(), arguments.tokenizer.end());
   options.force = arguments.force;
-  options.progress = show_progress;
+  options.progress = [](int64_t done, int64_t all) { trainer::show_bytes("writing", done, all); };
   return options;
 }
 
@@ -92,7 +84,7 @@ int convert(const Arguments& arguments) {
     fmt::print(stderr, "note: {}\n", printable(warning));
   }
   const auto report = formats::convert(in, arguments.out, options_of(arguments, weights));
-  if (::isatty(STDERR_FILENO) == 1) std::fputs("\r\x1b[K", stderr);
+  trainer::show_bytes("writing", report.size_bytes, report.size_bytes);
   for (const std::string& note : report.notes) fmt::print(stderr, "note: {}\n", note);
   fmt::print("wrote {}: {} tensors, {:.1f} MB\n", printable(arguments.out), report.tensors,
              static_cast<double>(report.size_bytes) / 1e6);

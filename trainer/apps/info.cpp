@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstdio>
@@ -19,6 +18,7 @@
 #include "trainer/checkpoint.h"
 #include "trainer/exit_code.h"
 #include "trainer/model_source.h"
+#include "trainer/terminal_progress.h"
 #include "trainer/weight_curves.h"
 
 namespace rwkv::apps {
@@ -44,21 +44,6 @@ double mean_of(const formats::TensorFile& file, const formats::TensorInfo& tenso
   return sum / static_cast<double>(tensor.numel());
 }
 
-/// The means in the order of the tensors. Reads the whole file, so that takes a while.
-std::vector<double> means_of(const formats::TensorFile& file) {
-  const bool terminal = ::isatty(STDERR_FILENO) == 1;
-  std::vector<double> means;
-  for (const formats::TensorInfo& tensor : file.tensors()) {
-    if (terminal) {
-      std::fprintf(stderr, "\rreading tensor %zu of %zu\x1b[K", means.size() + 1,
-                   file.tensors().size());
-    }
-    means.push_back(mean_of(file, tensor));
-  }
-  if (terminal) std::fputs("\r\x1b[K", stderr);
-  return means;
-}
-
 struct Totals {
   int64_t elements = 0;
   int64_t bytes = 0;
@@ -71,6 +56,19 @@ Totals totals_of(const formats::TensorFile& file) {
     totals.bytes += tensor.size_bytes();
   }
   return totals;
+}
+
+/// The means in the order of the tensors. Reads the whole file, so that takes a while.
+std::vector<double> means_of(const formats::TensorFile& file) {
+  const int64_t all = totals_of(file).bytes;
+  int64_t done = 0;
+  std::vector<double> means;
+  for (const formats::TensorInfo& tensor : file.tensors()) {
+    means.push_back(mean_of(file, tensor));
+    done += tensor.size_bytes();
+    trainer::show_bytes("reading", done, all);
+  }
+  return means;
 }
 
 /// What state.json beside the weights says, when they belong to a checkpoint.
