@@ -2,6 +2,7 @@
 // conversion takes beside its largest tensor. Writes 5 GB of files below the folder it is given.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -30,7 +31,8 @@ using rwkv::formats::TensorSpec;
 
 /// An RWKV-4 of some `bytes` in all, as names and shapes: blocks of width `width`.
 std::vector<TensorSpec> rwkv4_specs(int64_t bytes, int64_t width, DType dtype) {
-  std::vector<TensorSpec> specs{{"emb.weight", dtype, {50277, width}}};
+  std::vector<TensorSpec> specs{{"emb.weight", dtype, {50277, width}},
+                                {"blocks.0.ln0.weight", dtype, {width}}};
   const int64_t item = rwkv::formats::item_size(dtype);
   int64_t left = bytes - 2 * 50277 * width * item;
   for (int64_t i = 0; left > 0; ++i) {
@@ -110,9 +112,8 @@ void write_sparse(const fs::path& path, const std::vector<TensorSpec>& specs) {
   int64_t at = 0;
   for (const TensorSpec& spec : specs) {
     const int64_t size = *rwkv::formats::byte_size(spec.dtype, spec.shape);
-    header +=
-        fmt::format(R"({}"{}":{{"dtype":"F32","shape":[{},{}],"data_offsets":[{},{}]}})",
-                    at > 0 ? "," : "", spec.name, spec.shape[0], spec.shape[1], at, at + size);
+    header += fmt::format(R"({}"{}":{{"dtype":"F32","shape":[{}],"data_offsets":[{},{}]}})",
+                          at > 0 ? "," : "", spec.name, fmt::join(spec.shape, ","), at, at + size);
     at += size;
   }
   header += "}";
