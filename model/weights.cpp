@@ -10,9 +10,12 @@
 #include <utility>
 
 #include "data/base/error.h"
+#include "model/formats/element_types.h"
+#include "model/formats/layout.h"
 #include "model/formats/pth_writer.h"
 #include "model/formats/safetensors.h"
 #include "model/formats/tensor_file.h"
+#include "model/formats/tensor_names.h"
 
 namespace rwkv::model {
 namespace {
@@ -51,40 +54,59 @@ std::span<std::byte> bytes_of(const at::Tensor& tensor) {
   return {static_cast<std::byte*>(tensor.mutable_data_ptr()), tensor.nbytes()};
 }
 
-/// Constants that the original programs save among the weights.
-bool is_mask_buffer(const std::string& name) {
-  return name == "copy_mask" || name.ends_with(".tiny_mask") || name.ends_with(".att_mask");
-}
+using formats::is_mask_buffer;
 
 std::string shape_text(at::IntArrayRef shape) { return fmt::format("[{}]", fmt::join(shape, ",")); }
 
 /// [1,1,C] and [C] hold the same time_mix; everything else must agree exactly.
-bool fits(const at::Tensor& tensor, const at::Tensor& parameter) {
-  return tensor.sizes() == parameter.sizes() ||
-         (parameter.dim() == 3 && tensor.dim() == 1 && tensor.numel() == parameter.numel());
+bool fits(at::IntArrayRef shape, at::IntArrayRef parameter) {
+  return shape == parameter || (parameter.size() == 3 && shape.size() == 1 &&
+                                shape[0] == c10::multiply_integers(parameter));
 }
 
-/// What keeps `tensors` from being the parameters, one entry each.
-std::vector<std::string> mismatches(LanguageModel& model, const Tensors& tensors) {
+/// What keeps tensors of these shapes from being the parameters, one entry each.
+std::vector<std::string> mismatches(LanguageModel& model, const Shapes& shapes) {
   std::vector<std::string> problems;
   std::set<std::string> known;
   for (const auto& entry : model.named_parameters()) {
     known.insert(entry.key());
-    const auto found = tensors.find(entry.key());
-    if (found == tensors.end()) {
+    const auto found = shapes.find(entry.key());
+    if (found == shapes.end()) {
       problems.push_back(fmt::format("{} is missing", entry.key()));
-    } else if (!fits(found->second, entry.value())) {
+    } else if (!fits(found->second, entry.value().sizes())) {
       problems.push_back(fmt::format("{} is {}, expected {}", entry.key(),
-                                     shape_text(found->second.sizes()),
-                                     shape_text(entry.value().sizes())));
+                                     shape_text(found->second), shape_text(entry.value().sizes())));
     }
   }
-  for (const auto& [name, tensor] : tensors) {
+  for (const auto& [name, shape] : shapes) {
     if (!known.contains(name) && !is_mask_buffer(name)) {
       problems.push_back(fmt::format("{} is unknown", printable(name, 80)));
     }
   }
   return problems;
+}
+
+void check_fit(LanguageModel& model, const Shapes& shapes, const std::string& where) {
+  const std::vector<std::string> problems = mismatches(model, shapes);
+  if (!problems.empty()) {
+    user_error("{} does not fit the model: {}", where, fmt::join(problems, "; "));
+  }
+}
+
+/// `vector` stretched to `size` elements: pos = i / size * n; the last value from n - 1 on.
+at::Tensor stretched(const at::Tensor& vector, int64_t size) {
+  const int64_t n = vector.size(0);
+  const at::Tensor pos =
+      at::arange(size, at::kDouble) / static_cast<double>(size) * static_cast<double>(n);
+  const at::Tensor low = pos.floor().to(at::kLong).clamp(0, n - 1);
+  const at::Tensor high = (low + 1).clamp(0, n - 1);
+  const at::Tensor part = pos - pos.floor();
+  const at::Tensor wide = vector.to(at::kDouble);
+  return wide.index_select(0, low) * (1 - part) + wide.index_select(0, high) * part;
+}
+
+int64_t dims_beyond_one(at::IntArrayRef shape) {
+  return std::count_if(shape.begin(), shape.end(), [](int64_t size) { return size != 1; });
 }
 
 int64_t size_of(const Shapes& shapes, const std::string& name, size_t dim,
@@ -166,11 +188,84 @@ ModelConfig config_from_shapes(const Shapes& shapes, const std::string& where) {
   return config;
 }
 
-void load_weights(LanguageModel& model, const Tensors& tensors, const std::string& where) {
-  const std::vector<std::string> problems = mismatches(model, tensors);
-  if (!problems.empty()) {
-    user_error("{} does not fit the model: {}", where, fmt::join(problems, "; "));
+ModelConfig config_of(const formats::TensorFile& file) {
+  return config_from_shapes(formats::shapes_of(file.tensors()), file.name());
+}
+
+void read_into(const formats::TensorFile& file, const formats::TensorInfo& info, at::Tensor into) {
+  TORCH_CHECK(into.numel() == info.numel(), "read_into: ", info.name, " has ", info.numel(),
+              " elements, the tensor ", into.numel());
+  const torch::NoGradGuard no_grad;
+  const DType dtype = file_dtype(into);
+  const bool direct = into.is_cpu() && into.is_contiguous() &&
+                      (formats::is_weight_dtype(dtype) || dtype == info.dtype);
+  if (direct) {
+    file.read(info, dtype, bytes_of(into));
+    return;
   }
+  const at::Tensor staged = at::empty(info.shape, at::kFloat);
+  file.read(info, DType::f32, bytes_of(staged));
+  into.copy_(staged.view(into.sizes()));
+}
+
+void load_weights(LanguageModel& model, const formats::TensorFile& file,
+                  const LoadProgress& progress) {
+  check_fit(model, formats::shapes_of(file.tensors()), file.name());
+  const auto parameters = model.named_parameters();
+  int64_t all = 0;
+  for (const auto& entry : parameters) all += file.find(entry.key())->size_bytes();
+  int64_t done = 0;
+  for (const auto& entry : parameters) {
+    const formats::TensorInfo& info = *file.find(entry.key());
+    read_into(file, info, entry.value());
+    done += info.size_bytes();
+    if (progress) progress(done, all);
+  }
+  file.check_unchanged();
+}
+
+PartialLoad load_weights_partially(LanguageModel& model, const formats::TensorFile& file) {
+  PartialLoad result;
+  std::set<std::string> known;
+  for (const auto& entry : model.named_parameters()) {
+    const std::string& name = entry.key();
+    at::Tensor parameter = entry.value();
+    known.insert(name);
+    const formats::TensorInfo* info = file.find(name);
+    if (info == nullptr) {
+      result.missing.push_back(name);
+      continue;
+    }
+    const std::string change =
+        fmt::format("{} {} -> {}", name, shape_text(info->shape), shape_text(parameter.sizes()));
+    if (info->numel() == parameter.numel()) {
+      read_into(file, *info, parameter);
+      if (fits(info->shape, parameter.sizes())) {
+        ++result.loaded;
+      } else {
+        result.reshaped.push_back(change);
+      }
+    } else if (dims_beyond_one(info->shape) == 1 && dims_beyond_one(parameter.sizes()) == 1) {
+      const at::Tensor vector = at::empty({info->numel()}, at::kFloat);
+      read_into(file, *info, vector);
+      const torch::NoGradGuard no_grad;
+      parameter.copy_(stretched(vector, parameter.numel()).view(parameter.sizes()));
+      result.stretched.push_back(change);
+    } else {
+      result.unfit.push_back(change);
+    }
+  }
+  for (const formats::TensorInfo& info : file.tensors()) {
+    if (!known.contains(info.name) && !is_mask_buffer(info.name)) {
+      result.left_over.push_back(printable(info.name, 80));
+    }
+  }
+  file.check_unchanged();
+  return result;
+}
+
+void load_weights(LanguageModel& model, const Tensors& tensors, const std::string& where) {
+  check_fit(model, shapes_of(tensors), where);
   const torch::NoGradGuard no_grad;
   for (const auto& entry : model.named_parameters()) {
     at::Tensor parameter = entry.value();

@@ -14,6 +14,7 @@
 #include "data/base/crc32c.h"
 #include "data/base/error.h"
 #include "data/base/mapped_file.h"
+#include "model/formats/tensor_file.h"
 #include "model/weights.h"
 #include "trainer/version.h"
 
@@ -131,6 +132,7 @@ model::NamedTensors masters_of(const Adam& optimizer) {
 std::vector<std::pair<std::string, at::Tensor>> moments_of(const Adam& optimizer) {
   std::vector<std::pair<std::string, at::Tensor>> moments;
   for (size_t i = 0; i < optimizer.parameters().size(); ++i) {
+    if (!optimizer.exp_avg()[i].defined()) continue;  // frozen
     const std::string& name = optimizer.parameters()[i].name;
     moments.emplace_back(name + ".exp_avg", optimizer.exp_avg()[i]);
     moments.emplace_back(name + ".exp_avg_sq", optimizer.exp_avg_sq()[i]);
@@ -303,17 +305,17 @@ CheckpointState read_checkpoint_state(const fs::path& checkpoint) {
 
 void load_checkpoint(const fs::path& checkpoint, model::LanguageModel& model, Adam& optimizer) {
   const fs::path weights = checkpoint / kModelFile;
-  const model::Tensors masters = model::read_tensors(weights);
-  model::load_weights(model, masters, printable(weights.string()));
+  const formats::TensorFile masters = formats::open_tensor_file(weights);
+  model::load_weights(model, masters);
   const fs::path moments = checkpoint / kOptimizerFile;
-  const model::Tensors stored = model::read_tensors(moments);
+  const formats::TensorFile stored = formats::open_tensor_file(moments);
   std::vector<std::string> problems;
   const auto moments_now = moments_of(optimizer);
   for (const auto& [name, tensor] : moments_now) {
-    const auto found = stored.find(name);
-    if (found == stored.end()) {
+    const formats::TensorInfo* found = stored.find(name);
+    if (found == nullptr) {
       problems.push_back(name + " is missing");
-    } else if (found->second.sizes() != tensor.sizes()) {
+    } else if (tensor.sizes() != at::IntArrayRef(found->shape)) {
       problems.push_back(name + " has another shape");
     }
   }
@@ -321,15 +323,13 @@ void load_checkpoint(const fs::path& checkpoint, model::LanguageModel& model, Ad
     user_error("{} does not fit the model: {}", printable(moments.string()),
                fmt::join(problems, "; "));
   }
-  const torch::NoGradGuard no_grad;
   for (const OptimizedParameter& parameter : optimizer.parameters()) {
-    at::Tensor master = parameter.master;
-    master.copy_(masters.at(parameter.name).view(master.sizes()));
+    if (parameter.value.is_same(parameter.master)) continue;
+    model::read_into(masters, *masters.find(parameter.name), parameter.master);
   }
   optimizer.copy_masters_to_values();
   for (const auto& [name, tensor] : moments_now) {
-    at::Tensor moment = tensor;
-    moment.copy_(stored.at(name));
+    model::read_into(stored, *stored.find(name), tensor);
   }
 }
 

@@ -80,6 +80,9 @@ RunConfig parse_run_config(std::string_view text, const std::string& name,
   SectionReader reader(*root, "", context);
   RunConfig::visit(config, reader);
   reader.report_unknown_keys();
+  for (const auto& [key, place] : context.places) {
+    if (key.starts_with("model.")) config.named_model_keys.push_back(key);
+  }
   check_across_fields(config, context);
   problems.throw_if_any();
   return config;

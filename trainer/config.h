@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "data/sampler.h"
@@ -123,6 +124,8 @@ struct TrainConfig {
   double loss_scale = 65536;
   bool grad_cp = false;
   double dropout = 0.0;
+  std::string init_from;
+  bool init_partial = false;
 
   /// Samples per step on one device.
   [[nodiscard]] int64_t real_bsz() const { return micro_bsz * grad_accum; }
@@ -159,6 +162,10 @@ struct TrainConfig {
     v.flag("grad_cp", self.grad_cp,
            "keep one input per block and compute blocks twice: less memory, same result");
     v.real("dropout", self.dropout, 0.0, 0.99, "of the embedding and of each residual sum");
+    v.path("init_from", self.init_from,
+           "weights to start from instead of random ones, in any format that rwkv info reads");
+    v.flag("init_partial", self.init_partial,
+           "init_from: take what fits, list what does not, and keep initial values there");
   }
 };
 
@@ -175,6 +182,7 @@ struct OptimizerConfig {
   AdamMode adam_w_mode = AdamMode::kAuto;
   bool layerwise_lr = true;
   double grad_clip = 1.0;
+  std::vector<std::string> freeze;
 
   bool operator==(const OptimizerConfig&) const = default;
 
@@ -190,6 +198,9 @@ struct OptimizerConfig {
     v.flag("layerwise_lr", self.layerwise_lr,
            "time_decay learns at 2x, time_first at 3x the rate (5x both in stage 2)");
     v.real("grad_clip", self.grad_clip, 0.0, 1e6, "largest norm of the gradient; 0 = off");
+    v.texts(
+        "freeze", self.freeze,
+        "names of parameters that keep their values, with * and ?, e.g. [emb.*, blocks.?.att.*]");
   }
 };
 
@@ -272,7 +283,18 @@ struct RunConfig {
   SampleConfig sample;
   CheckpointConfig checkpoint;
 
-  bool operator==(const RunConfig&) const = default;
+  /// Keys of section `model` that the file or --set named, e.g. "model.n_layer": with
+  /// train.init_from they must agree with the weights, and the others come from them.
+  std::vector<std::string> named_model_keys;
+
+  /// Equal settings; how they were written does not count.
+  friend bool operator==(const RunConfig& a, const RunConfig& b) {
+    const auto settings = [](const RunConfig& c) {
+      return std::tie(c.model, c.data, c.train, c.optimizer, c.schedule, c.validation, c.sample,
+                      c.checkpoint);
+    };
+    return settings(a) == settings(b);
+  }
 
   template <typename Self, typename Visitor>
   static void visit(Self& self, Visitor& v) {

@@ -89,6 +89,9 @@ void Check::train() {
           {"train.micro_bsz", "train.grad_accum", "train.stage"},
           fmt::format("micro_bsz * grad_accum = {} must divide {} in a stage; 32, 64 or 120 do",
                       train.real_bsz(), data::kSamplesPerEpoch));
+  require(!train.init_partial || !train.init_from.empty(),
+          {"train.init_partial", "train.init_from"},
+          "there are no weights to start from; set train.init_from, or remove it");
   const bool cubic = config_.data.sampler == SamplerKind::kCubic;
   const bool cubic_stage = train.stage >= 1 && train.stage <= 3;
   require(!cubic_stage || cubic, {"train.stage", "data.sampler"},

@@ -66,6 +66,11 @@ class FieldLister {
   void text(std::string_view key, const std::string& value, std::string_view help) {
     add(key, quote(value), "text", help);
   }
+  void texts(std::string_view key, const std::vector<std::string>& value, std::string_view help) {
+    std::vector<std::string> items;
+    for (const std::string& item : value) items.push_back(quote(item));
+    add(key, fmt::format("[{}]", fmt::join(items, ", ")), "list", help);
+  }
   void path(std::string_view key, const std::string& value, std::string_view help) {
     add(key, quote(value), "path", help);
   }

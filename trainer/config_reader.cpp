@@ -148,6 +148,22 @@ void SectionReader::text(std::string_view key, std::string& value, std::string_v
   value = std::move(*parsed.value);
 }
 
+void SectionReader::texts(std::string_view key, std::vector<std::string>& value,
+                          std::string_view /*help*/) {
+  const YamlNode* node = take(key);
+  if (node == nullptr) return;
+  if (node->kind != YamlNode::Kind::kSequence) {
+    return fail(key, *node, "expected a list, e.g. [emb.weight, blocks.0.*]");
+  }
+  std::vector<std::string> read;
+  for (const YamlNode& item : node->items) {
+    Parsed<std::string> parsed = parse_text(item);
+    if (!parsed.value) return fail(key, item, parsed.error);
+    read.push_back(std::move(*parsed.value));
+  }
+  value = std::move(read);
+}
+
 void SectionReader::path(std::string_view key, std::string& value, std::string_view /*help*/) {
   const YamlNode* node = take(key);
   if (node == nullptr) return;

@@ -40,6 +40,7 @@ class SectionReader {
                     double low, double high, std::string_view help);
   void flag(std::string_view key, bool& value, std::string_view help);
   void text(std::string_view key, std::string& value, std::string_view help);
+  void texts(std::string_view key, std::vector<std::string>& value, std::string_view help);
   void path(std::string_view key, std::string& value, std::string_view help);
   void word(std::string_view key, std::string& value,
             std::initializer_list<std::string_view> choices, std::string_view help);

@@ -1,8 +1,12 @@
 #include "trainer/model_source.h"
 
 #include "data/base/error.h"
-#include "model/load_model.h"
+#include "model/factory.h"
+#include "model/formats/huggingface.h"
+#include "model/formats/tensor_file.h"
+#include "model/weights.h"
 #include "trainer/checkpoint.h"
+#include "trainer/terminal_progress.h"
 
 namespace rwkv::trainer {
 namespace {
@@ -11,7 +15,8 @@ namespace fs = std::filesystem;
 
 std::shared_ptr<const data::Vocabulary> find_vocabulary(const fs::path& weights, int64_t vocab_size,
                                                         const std::string& vocab_file) {
-  const fs::path beside = weights.parent_path() / "vocab.json";
+  const fs::path folder = fs::is_directory(weights) ? weights : weights.parent_path();
+  const fs::path beside = folder / "vocab.json";
   std::shared_ptr<const data::Vocabulary> vocabulary;
   if (!vocab_file.empty()) {
     vocabulary = data::open_character_vocabulary(vocab_file);
@@ -43,23 +48,25 @@ model::HeadQkReduce stored_head_qk_reduce(const fs::path& weights) {
 
 }  // namespace
 
-fs::path find_weights(const fs::path& path) {
+fs::path find_weights(const fs::path& path, std::string_view option) {
   const std::string name = printable(path.string());
   std::error_code ignored;
-  if (!fs::exists(path, ignored)) user_error("--model: there is no {}; check the path", name);
+  if (!fs::exists(path, ignored)) user_error("{}: there is no {}; check the path", option, name);
   if (!fs::is_directory(path, ignored)) return path;
   if (fs::exists(path / "manifest.json")) {
     const std::string damage = checkpoint_damage(path);
-    if (!damage.empty())
-      user_error("--model: {} is damaged: {}; use another checkpoint", name, damage);
+    if (!damage.empty()) {
+      user_error("{}: {} is damaged: {}; use another checkpoint", option, name, damage);
+    }
     return path / "model.safetensors";
   }
+  if (formats::is_huggingface_folder(path)) return path;
   const auto newest = CheckpointStore(path).newest_valid(/*damaged_is_error=*/true);
   if (!newest) {
     user_error(
-        "--model: {} holds no checkpoint; name a run's folder, a checkpoint (step-N), a .pth or a "
-        ".safetensors file",
-        name);
+        "{}: {} holds no checkpoint; name a run's folder, a checkpoint (step-N), a Hugging Face "
+        "folder or a weight file",
+        option, name);
   }
   return *newest / "model.safetensors";
 }
@@ -67,12 +74,12 @@ fs::path find_weights(const fs::path& path) {
 ModelSource open_model(const fs::path& path, const std::string& vocab_file) {
   ModelSource source;
   source.weights = find_weights(path);
-  const model::Tensors tensors = model::read_tensors(source.weights);
-  const std::string where = printable(source.weights.string());
-  model::ModelConfig config = model::config_from_shapes(model::shapes_of(tensors), where);
+  const formats::TensorFile file = formats::open_tensor_file(source.weights);
+  model::ModelConfig config = model::config_of(file);
   if (config.head_qk > 0) config.head_qk_reduce = stored_head_qk_reduce(source.weights);
   source.model = model::build_model(config);
-  model::load_weights(*source.model, tensors, where);
+  model::load_weights(*source.model, file,
+                      [](int64_t done, int64_t all) { show_bytes("loading", done, all); });
   source.model->eval();
   source.vocabulary =
       find_vocabulary(source.weights, source.model->config().vocab_size, vocab_file);

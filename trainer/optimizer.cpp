@@ -70,8 +70,10 @@ Adam::Adam(std::vector<OptimizedParameter> parameters, const OptimizerConfig& co
     TORCH_CHECK(parameter.master.sizes() == parameter.value.sizes(), "Adam: the master of ",
                 parameter.name, " is ", parameter.master.sizes(), ", its value ",
                 parameter.value.sizes());
-    exp_avg_.push_back(at::zeros_like(parameter.master));
-    exp_avg_sq_.push_back(at::zeros_like(parameter.master));
+    const bool frozen = !parameter.value.requires_grad();
+    exp_avg_.push_back(frozen ? at::Tensor() : at::zeros_like(parameter.master));
+    exp_avg_sq_.push_back(frozen ? at::Tensor() : at::zeros_like(parameter.master));
+    if (frozen) continue;
     auto group = std::find_if(groups_.begin(), groups_.end(), [&](const Group& g) {
       return g.lr_scale == parameter.lr_scale && g.decays == parameter.decays;
     });
@@ -133,7 +135,9 @@ void Adam::step(const StepSettings& settings, double gradient_norm, double loss_
   double divisor = loss_scale;
   if (grad_clip_ > 0) divisor *= std::max(1.0, (gradient_norm + 1e-6) / grad_clip_);
   std::optional<at::Tensor> grad_scale;  // the fused kernel divides by it
-  if (divisor != 1) grad_scale = at::full({}, divisor, exp_avg_.front().options());
+  if (divisor != 1) {
+    grad_scale = at::full({}, divisor, parameters_.front().master.options().requires_grad(false));
+  }
   // So many elements of 16-bit gradients are widened at a time.
   constexpr int64_t kElementsAtATime = int64_t{1} << 25;
   for (const Group& group : groups_) {
@@ -191,8 +195,11 @@ void Adam::copy_masters_to_values() {
 }
 
 void Adam::reset_moments() {
-  for (at::Tensor& tensor : exp_avg_) tensor.zero_();
-  for (at::Tensor& tensor : exp_avg_sq_) tensor.zero_();
+  for (auto* moments : {&exp_avg_, &exp_avg_sq_}) {
+    for (at::Tensor& tensor : *moments) {
+      if (tensor.defined()) tensor.zero_();
+    }
+  }
   steps_ = 0;
 }
 

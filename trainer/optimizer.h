@@ -14,7 +14,7 @@ namespace rwkv::trainer {
 /// One parameter as the optimizer sees it.
 struct OptimizedParameter {
   std::string name;
-  at::Tensor value;  // the module's: fp32, bf16 or fp16; requires_grad
+  at::Tensor value;  // the module's: fp32, bf16 or fp16; frozen unless it requires_grad
   double lr_scale = 1.0;
   bool decays = false;  // in the weight-decay group
   /// The fp32 weight that learns; `value` is its rounded copy. Left undefined, it is `value` itself
@@ -41,7 +41,8 @@ struct StepSettings {
 };
 
 /// Adam with bias correction and RWKV's parameter groups; fp32 masters and moments, updated by
-/// LibTorch's fused kernels. 16-bit gradients are widened a few tensors at a time.
+/// LibTorch's fused kernels. 16-bit gradients are widened a few tensors at a time. A frozen
+/// parameter is kept for its master alone: it has no moments and never changes.
 ///   L2 mode:    g += wd * p before the moments
 ///   AdamW mode: p -= lr * lr_scale * wd * p beside them
 /// Clipping by global norm: all gradients are divided by max(1, (norm + 1e-6) / grad_clip).
@@ -69,7 +70,8 @@ class Adam {
   [[nodiscard]] const std::vector<OptimizedParameter>& parameters() const { return parameters_; }
   [[nodiscard]] int64_t steps() const { return steps_; }
 
-  /// Moments in the order of parameters(), fp32, shaped like them. For checkpoints.
+  /// Moments in the order of parameters(), fp32, shaped like them; undefined for frozen ones. For
+  /// checkpoints.
   [[nodiscard]] const std::vector<at::Tensor>& exp_avg() const { return exp_avg_; }
   [[nodiscard]] const std::vector<at::Tensor>& exp_avg_sq() const { return exp_avg_sq_; }
   void set_steps(int64_t steps) { steps_ = steps; }

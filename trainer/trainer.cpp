@@ -21,6 +21,7 @@
 #include "trainer/config_fields.h"
 #include "trainer/evaluate.h"
 #include "trainer/flops.h"
+#include "trainer/initial_weights.h"
 #include "trainer/loss.h"
 #include "trainer/machine_speed.h"
 #include "trainer/signal.h"
@@ -33,6 +34,7 @@ bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
 
 std::shared_ptr<model::LanguageModel> new_model(const RunConfig& config, double first_lr) {
   auto model = model::build_model(config.model);
+  if (!config.train.init_from.empty() && !config.train.init_partial) return model;  // loaded whole
   const double emb_init = config.model.emb_init_is_lr ? first_lr : config.model.emb_init;
   model::init_weights(*model, static_cast<uint64_t>(config.train.seed), emb_init);
   return model;
@@ -83,7 +85,7 @@ bool Trainer::BatchResult::finite() const {
 }
 
 Trainer::Trainer(RunConfig config, TrainOptions options)
-    : config_(std::move(config)),
+    : config_(with_sizes_of_initial_weights(std::move(config))),
       options_(options),
       lock_(config_.train.out_dir),
       data_(open_dataset(config_)),
@@ -93,12 +95,15 @@ Trainer::Trainer(RunConfig config, TrainOptions options)
                 mini_epochs(config_.train, data_.scheduled_samples(config_.data))) {
   config_.model.vocab_size = data_.vocab_size;
   model_ = new_model(config_, schedule_.lr_init());
+  freeze(*model_, config_.optimizer.freeze);
+  const auto checkpoint = find_checkpoint();
+  if (!checkpoint) load_initial_weights(config_, *model_);
   optimizer_ = new_optimizer(*model_, config_, compute_);
   if (config_.train.precision == Precision::kFp16) {
     loss_scaler_ = {.scale = config_.train.loss_scale, .enabled = true};
   }
   last_betas_ = schedule_now().betas;
-  resume();
+  if (checkpoint) resume(*checkpoint);
   spdlog::info("{} L{} C{} V{}: {:.2f}M parameters, {} on {}; {} training tokens; {} threads",
                config_.model.arch, config_.model.n_layer, config_.model.n_embd,
                config_.model.vocab_size, static_cast<double>(count_parameters(*model_)) / 1e6,
@@ -394,20 +399,22 @@ void Trainer::measure_products() {
                flops_per_token_ / 1e9);
 }
 
-void Trainer::resume() {
+std::optional<std::filesystem::path> Trainer::find_checkpoint() const {
   const CheckpointStore store(config_.train.out_dir);
   store.remove_leftovers();
-  const auto newest = store.newest_valid(/*damaged_is_error=*/!options_.from_scratch);
-  if (!newest) return;
-  const CheckpointState state = read_checkpoint_state(*newest);
+  return store.newest_valid(/*damaged_is_error=*/!options_.from_scratch);
+}
+
+void Trainer::resume(const std::filesystem::path& checkpoint) {
+  const CheckpointState state = read_checkpoint_state(checkpoint);
   check_resumed(state);
-  load_checkpoint(*newest, *model_, *optimizer_);
+  load_checkpoint(checkpoint, *model_, *optimizer_);
   optimizer_->set_steps(state.optimizer_steps);
   progress_ = state.progress;
   saved_step_ = progress_.step;
   last_betas_ = state.last_betas;
   if (loss_scaler_.enabled && state.loss_scaler.enabled) loss_scaler_ = state.loss_scaler;
-  spdlog::info("going on from {} (step {}, {} tokens)", newest->string(), progress_.step,
+  spdlog::info("going on from {} (step {}, {} tokens)", checkpoint.string(), progress_.step,
                progress_.tokens);
 }
 
@@ -415,7 +422,7 @@ void Trainer::check_resumed(const CheckpointState& state) const {
   RunConfig before = parse_run_config(state.config_yaml, "config.yaml of the checkpoint");
   for (const Difference& d : differences(before, config_)) {
     const bool fixed = d.key.starts_with("model.") || d.key == "train.ctx_len" ||
-                       d.key == "train.seed" ||
+                       d.key == "train.seed" || d.key == "optimizer.freeze" ||
                        (d.key.starts_with("data.") && d.key != "data.path");
     if (fixed) {
       user_error(

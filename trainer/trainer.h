@@ -53,7 +53,8 @@ class Trainer {
     [[nodiscard]] bool finite() const;
   };
 
-  void resume();
+  [[nodiscard]] std::optional<std::filesystem::path> find_checkpoint() const;
+  void resume(const std::filesystem::path& checkpoint);
   void measure_products();
   void check_resumed(const CheckpointState& state) const;
   [[nodiscard]] bool done() const;

@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <utility>
 
 #include "data/base/error.h"
@@ -61,6 +62,21 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
   if (fd_ >= 0) ::close(fd_);
+}
+
+bool MappedFile::holds(std::span<const std::byte> range) const {
+  const std::less_equal<const std::byte*> ordered;
+  return !range.empty() && size_ > 0 && ordered(data_, range.data()) &&
+         ordered(range.data() + range.size(), data_ + size_);
+}
+
+void MappedFile::release(std::span<const std::byte> range) const {
+  if (!holds(range)) return;
+  // Whole pages, outwards: the map is read-only, so what is still needed comes back by itself.
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(range.data()) / page * page;
+  const auto end = reinterpret_cast<uintptr_t>(range.data() + range.size());
+  ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
 void MappedFile::check_unchanged() const {

@@ -28,6 +28,12 @@ class MappedFile {
   [[nodiscard]] int64_t size_bytes() const { return static_cast<int64_t>(size_); }
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
 
+  /// Whether `range` lies in this file.
+  [[nodiscard]] bool holds(std::span<const std::byte> range) const;
+  /// Gives the memory of `range` (a part of bytes()) back to the system; reading it again maps it
+  /// again. Keeps the memory of a reader that goes through a large file small.
+  void release(std::span<const std::byte> range) const;
+
   /// Throws UserError when the file on disk is no longer the one that was mapped.
   void check_unchanged() const;
 

@@ -4,9 +4,12 @@
 
 #include "data/base/error.h"
 #include "model/formats/bytes.h"
+#include "model/formats/huggingface.h"
 #include "model/formats/pth_reader.h"
+#include "model/formats/rwkv_cpp.h"
 #include "model/formats/safetensors.h"
 #include "model/formats/tensor_file.h"
+#include "model/formats/tensor_names.h"
 
 namespace rwkv::formats {
 namespace {
@@ -22,12 +25,9 @@ struct Lookalike {
 constexpr Lookalike kLookalikes[] = {
     {"version https://git-lfs"sv,
      "is a Git LFS pointer, not the weights; run 'git lfs pull' or download the file itself"},
-    {"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"sv,
-     "is a .pth in PyTorch's legacy format (before 1.6), which is not read yet; load it in Python "
-     "and "
-     "torch.save it again"},
     {"GGUF"sv, "is a GGUF file; convert from the original .pth or .safetensors"},
-    {"fmgg"sv, "is an rwkv.cpp file; convert from the original .pth or .safetensors"},
+    {"lmgg"sv, "is a file of ggml's first days; convert from the original .pth or .safetensors"},
+    {"tjgg"sv, "is a file of llama.cpp's first days; convert from the original .pth"},
     {"\x1f\x8b"sv, "is a gzip archive; unpack it first"},
     {"\x28\xb5\x2f\xfd"sv, "is a zstd archive; unpack it first"},
     {"\xfd"
@@ -83,28 +83,43 @@ bool has_header_brace(std::span<const std::byte> bytes) {
 
 }  // namespace
 
-TensorFileContents parse_tensor_file(std::span<const std::byte> bytes, const std::string& source) {
-  if (as_text(bytes).starts_with("PK\x03\x04")) return read_pth(bytes, source);
-  // Before the lookalikes: the length may begin with any byte. With one of the two signs missing
-  // the file may still be a damaged one of this kind, but only if it is nothing else.
+TensorFileContents parse_one_container(std::span<const std::byte> bytes,
+                                       const std::string& source) {
+  const std::string_view text = as_text(bytes);
+  if (text.starts_with("PK\x03\x04")) return read_pth(bytes, source);
+  if (text.starts_with(kLegacyPthMagic)) return read_legacy_pth(bytes, source);
+  // Before all else: its length may begin with any byte, these magics too. With one of the two
+  // signs missing the file may still be a damaged one of this kind, but only if it is nothing else.
   const bool has_length = has_header_length(bytes);
   const bool has_brace = has_header_brace(bytes);
   if (has_length && has_brace) return read_safetensors(bytes, source);
+  if (text.starts_with(kRwkvCppMagic)) return read_rwkv_cpp(bytes, source);
   if (const std::string_view verdict = verdict_of(bytes); !verdict.empty()) {
     user_error("{} {}", source, verdict);
   }
   if (has_length || has_brace) return read_safetensors(bytes, source);
   user_error(
-      "{} is neither a .pth nor a .safetensors file: it begins with \"{}\"; check the path or "
-      "fetch "
-      "the file again",
-      source, printable(as_text(bytes.first(std::min<size_t>(bytes.size(), 16)))));
+      "{} is no weight file (.pth, .safetensors or rwkv.cpp): it begins with \"{}\"; check the "
+      "path "
+      "or fetch the file again",
+      source, printable(text.substr(0, 16)));
+}
+
+TensorFileContents parse_tensor_file(std::span<const std::byte> bytes, const std::string& source) {
+  TensorFileContents contents = parse_one_container(bytes, source);
+  use_released_names(contents.tensors, source);
+  return contents;
 }
 
 TensorFile open_tensor_file(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) return open_huggingface_folder(path);
   MappedFile file(path);
+  if (is_shard_index(file.bytes())) return open_sharded(path);
   TensorFileContents contents = parse_tensor_file(file.bytes(), printable(path.string(), 4096));
-  return {std::move(file), std::move(contents)};
+  std::vector<MappedFile> files;
+  files.push_back(std::move(file));
+  return {path, std::move(files), std::move(contents)};
 }
 
 }  // namespace rwkv::formats

@@ -54,6 +54,7 @@ class PickleMachine {
 
   void skip_prologue(uint8_t op);
   void load_storage();
+  PickleStorageView storage_view(PickleValue value);
   void call();
   void call_ordered_dict(const std::vector<PickleValue>& arguments);
   void call_rebuild_tensor(const std::vector<PickleValue>& arguments, size_t fewest, size_t most);

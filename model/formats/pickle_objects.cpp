@@ -71,17 +71,25 @@ void PickleMachine::load_storage() {
   const std::optional<DType> dtype = kGlobals[type.place()].dtype;
   if (!dtype) fail("a storage of type {}", kGlobals[type.place()].name);
   const PickleValue numel = expect(parts[4], PickleKind::integer, "a storage's size");
-  if (parts.size() == 6 && !parts[5].is(PickleKind::none))
-    fail("a storage that is a view of another");
   PickleStorage storage{.dtype = *dtype, .key = {}, .numel = numel.bits};
   if (parts[2].is(PickleKind::integer)) {  // Python 2
     storage.key = std::to_string(parts[2].bits);
   } else {
     storage.key = out_.string(expect(parts[2], PickleKind::string, "a storage's key"));
   }
+  if (parts.size() == 6 && !parts[5].is(PickleKind::none)) storage.view = storage_view(parts[5]);
   count_objects(1);
   out_.storages.push_back(std::move(storage));
   push({PickleKind::storage, static_cast<int64_t>(out_.storages.size() - 1)});
+}
+
+/// (key of the view, offset, size)
+PickleStorageView PickleMachine::storage_view(PickleValue value) {
+  const std::vector<PickleValue>& parts =
+      out_.items(expect(value, PickleKind::tuple, "a view of a storage"));
+  if (parts.size() != 3) fail("a view of a storage described by {} values", parts.size());
+  return {.offset = expect(parts[1], PickleKind::integer, "a view's offset").bits,
+          .numel = expect(parts[2], PickleKind::integer, "a view's size").bits};
 }
 
 void PickleMachine::call() {

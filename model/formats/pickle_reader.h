@@ -40,11 +40,18 @@ struct PickleValue {
   [[nodiscard]] size_t place() const { return static_cast<size_t>(bits); }
 };
 
+/// A part of a storage, in elements. Nothing has been checked.
+struct PickleStorageView {
+  int64_t offset = 0;
+  int64_t numel = 0;
+};
+
 /// A storage that a pickle refers to: `key` names the archive entry "data/<key>".
 struct PickleStorage {
   DType dtype = DType::f32;
   std::string key;
   int64_t numel = 0;
+  std::optional<PickleStorageView> view = {};  // legacy files: this part of it is meant
 };
 
 /// The arguments of _rebuild_tensor_v2 as the file has them; nothing but their types has been

@@ -1,8 +1,8 @@
 #include "model/formats/tensor_file.h"
 
 #include <fmt/format.h>
-#include <zlib.h>
 
+#include <algorithm>
 #include <cstring>
 #include <set>
 #include <stdexcept>
@@ -11,6 +11,8 @@
 #include "data/base/checked.h"
 #include "data/base/error.h"
 #include "model/formats/bytes.h"
+#include "model/formats/crc32.h"
+#include "model/formats/element_types.h"
 
 namespace rwkv::formats {
 namespace {
@@ -34,6 +36,23 @@ const DTypeRow& row_of(DType dtype) {
     if (row.dtype == dtype) return row;
   }
   throw std::logic_error("unknown DType");
+}
+
+constexpr size_t kPieceBytes = size_t{1} << 20U;  // stays in the cache between two uses
+
+template <typename Take>
+void for_each_slice(std::span<const std::byte> bytes, size_t size, Take take) {
+  for (size_t at = 0; at < bytes.size(); at += size) {
+    take(bytes.subspan(at, std::min(size, bytes.size() - at)));
+  }
+}
+
+void check_crc32(uint32_t found, const TensorInfo& tensor, const std::string& source) {
+  if (found == *tensor.storage_crc32) return;
+  user_error(
+      "{}: the data of tensor {} has CRC-32 {:08x} where the file says {:08x}: it is damaged; "
+      "fetch it again",
+      source, printable(tensor.name), found, *tensor.storage_crc32);
 }
 
 }  // namespace
@@ -112,8 +131,9 @@ void TensorInfo::copy_row_major(std::span<std::byte> out) const {
   }
 }
 
-TensorFile::TensorFile(MappedFile file, TensorFileContents contents)
-    : file_(std::move(file)), contents_(std::move(contents)) {
+TensorFile::TensorFile(std::filesystem::path path, std::vector<MappedFile> files,
+                       TensorFileContents contents)
+    : path_(std::move(path)), files_(std::move(files)), contents_(std::move(contents)) {
   for (size_t i = 0; i < contents_.tensors.size(); ++i) index_[contents_.tensors[i].name] = i;
 }
 
@@ -123,19 +143,87 @@ const TensorInfo* TensorFile::find(std::string_view name) const {
 }
 
 void verify_checksum(const TensorInfo& tensor, const std::string& source) {
-  if (!tensor.storage_crc32) return;
-  const auto* data = reinterpret_cast<const Bytef*>(tensor.storage.data());
-  const auto found = static_cast<uint32_t>(::crc32_z(0, data, tensor.storage.size()));
-  if (found == *tensor.storage_crc32) return;
-  user_error(
-      "{}: the data of tensor {} has CRC-32 {:08x} where the file says {:08x}: it is damaged; "
-      "fetch it "
-      "again",
-      source, printable(tensor.name), found, *tensor.storage_crc32);
+  if (tensor.storage_crc32) check_crc32(crc32(tensor.storage), tensor, source);
 }
 
+std::string TensorFile::name() const { return printable(path_.string(), 4096); }
+
 void TensorFile::verify(const TensorInfo& tensor) const {
-  verify_checksum(tensor, printable(path().string(), 4096));
+  if (!tensor.storage_crc32 || verified_.contains(tensor.storage.data())) return;
+  uint32_t crc = 0;
+  for_each_slice(tensor.storage, kPieceBytes, [&](std::span<const std::byte> slice) {
+    crc = crc32(slice, crc);
+    release(slice);
+  });
+  check_crc32(crc, tensor, name());
+  verified_.insert(tensor.storage.data());
+}
+
+/// Hands out the elements in row-major order, in their stored type.
+void TensorFile::walk(const TensorInfo& tensor, const Piece& piece) const {
+  const bool whole = tensor.is_contiguous() && tensor.storage_offset == 0 &&
+                     static_cast<size_t>(tensor.size_bytes()) == tensor.storage.size();
+  if (!whole) verify(tensor);
+  if (!tensor.is_contiguous()) {
+    const auto size = static_cast<size_t>(tensor.size_bytes());
+    const auto copy = std::make_unique_for_overwrite<std::byte[]>(size);
+    tensor.copy_row_major({copy.get(), size});
+    release(tensor.storage);
+    return for_each_slice({copy.get(), size}, kPieceBytes, piece);
+  }
+  // The checksum is computed while the bytes are in the cache anyway.
+  const bool check = whole && tensor.storage_crc32 && !verified_.contains(tensor.storage.data());
+  uint32_t crc = 0;
+  for_each_slice(tensor.contiguous_bytes(), kPieceBytes, [&](std::span<const std::byte> slice) {
+    if (check) crc = crc32(slice, crc);
+    piece(slice);
+    release(slice);
+  });
+  if (!check) return;
+  check_crc32(crc, tensor, name());
+  verified_.insert(tensor.storage.data());
+}
+
+int64_t TensorFile::read(const TensorInfo& tensor, DType dtype, std::span<std::byte> out) const {
+  const auto item = static_cast<size_t>(item_size(tensor.dtype));
+  const auto out_item = static_cast<size_t>(item_size(dtype));
+  if (out.size() != static_cast<size_t>(tensor.numel()) * out_item) {
+    throw std::logic_error(fmt::format("read of {}: buffer of {} bytes for {} elements of {}",
+                                       tensor.name, out.size(), tensor.numel(), out_item));
+  }
+  if (dtype != tensor.dtype && !is_number(tensor.dtype)) {
+    user_error("{}: {} is stored as {}, which cannot be converted; save it as fp32, fp16 or bf16",
+               name(), printable(tensor.name), dtype_name(tensor.dtype));
+  }
+  int64_t overflows = 0;
+  walk(tensor, [&](std::span<const std::byte> piece) {
+    const size_t size = piece.size() / item * out_item;
+    overflows += convert_elements(piece, tensor.dtype, out.first(size), dtype);
+    out = out.subspan(size);
+  });
+  return overflows;
+}
+
+void TensorFile::read_pieces(const TensorInfo& tensor,
+                             const std::function<void(std::span<const float>)>& take) const {
+  if (!is_number(tensor.dtype)) {
+    user_error("{}: {} is stored as {}, which cannot be converted; save it as fp32, fp16 or bf16",
+               name(), printable(tensor.name), dtype_name(tensor.dtype));
+  }
+  std::vector<float> values;
+  walk(tensor, [&](std::span<const std::byte> piece) {
+    values.resize(piece.size() / static_cast<size_t>(item_size(tensor.dtype)));
+    convert_elements(piece, tensor.dtype, std::as_writable_bytes(std::span(values)), DType::f32);
+    take(values);
+  });
+}
+
+void TensorFile::release(std::span<const std::byte> range) const {
+  for (const MappedFile& file : files_) file.release(range);
+}
+
+void TensorFile::check_unchanged() const {
+  for (const MappedFile& file : files_) file.check_unchanged();
 }
 
 std::vector<int64_t> checked_spec_sizes(std::span<const TensorSpec> specs) {

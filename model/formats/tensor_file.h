@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -78,18 +79,22 @@ void verify_checksum(const TensorInfo& tensor, const std::string& source);
 
 /// What a parser found in the bytes of a file.
 struct TensorFileContents {
-  std::string kind;  // "pth" or "safetensors"
+  std::string kind;  // "pth", "legacy pth", "safetensors", "rwkv.cpp"
   std::vector<TensorInfo> tensors;
   /// safetensors: its __metadata__. pth: scalar entries beside the tensors (step, epoch) as text.
   std::map<std::string, std::string> metadata;
   std::vector<std::string> warnings;
-  std::vector<std::unique_ptr<std::byte[]>> buffers;  // inflated entries that `tensors` view
+  /// Inflated or computed storages that `tensors` view.
+  std::vector<std::unique_ptr<std::byte[]>> buffers;
 };
 
-/// A weight file, mapped and checked; no tensor has been copied. Move-only.
+/// Weights on disk, mapped and checked; no tensor has been copied. Mostly one file; several where
+/// the weights are sharded. Move-only. Not for use by several threads at once.
 class TensorFile {
  public:
-  TensorFile(MappedFile file, TensorFileContents contents);
+  /// `path` is what the user named; `contents` views `files`.
+  TensorFile(std::filesystem::path path, std::vector<MappedFile> files,
+             TensorFileContents contents);
 
   [[nodiscard]] const std::vector<TensorInfo>& tensors() const { return contents_.tensors; }
   /// The tensor of that name, or nullptr.
@@ -100,26 +105,56 @@ class TensorFile {
   }
   /// Things a user should know though the file is usable, one line each.
   [[nodiscard]] const std::vector<std::string>& warnings() const { return contents_.warnings; }
-  [[nodiscard]] const std::filesystem::path& path() const { return file_.path(); }
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  /// The path as it may stand in a message.
+  [[nodiscard]] std::string name() const;
+  [[nodiscard]] const std::vector<MappedFile>& files() const { return files_; }
 
-  /// Reads the tensor's storage and compares it with the checksum of the container, where there is
-  /// one. Throws UserError on a mismatch. Opening does not do this, since it reads the whole file.
+  /// Writes the elements in row-major order to `out`, as `dtype`: the stored one, fp32, fp16 or
+  /// bf16 (see convert_elements). Compares the storage with its checksum, where the container has
+  /// one, and gives the memory of the map back behind itself, so reading a file larger than memory
+  /// tensor by tensor needs no more than `out`. Returns how many numbers became infinite. Throws
+  /// UserError when the data is damaged (`out` is then unspecified) or of a type that holds no
+  /// numbers.
+  int64_t read(const TensorInfo& tensor, DType dtype, std::span<std::byte> out) const;
+  /// The same in pieces, as fp32.
+  void read_pieces(const TensorInfo& tensor,
+                   const std::function<void(std::span<const float>)>& take) const;
+  /// Compares the tensor's storage with its checksum. Throws UserError on a mismatch. Opening does
+  /// not do this, since it reads the whole file.
   void verify(const TensorInfo& tensor) const;
-  /// Throws UserError when the file on disk is no longer the one that was opened.
-  void check_unchanged() const { file_.check_unchanged(); }
+  /// Throws UserError when a file on disk is no longer the one that was opened.
+  void check_unchanged() const;
 
  private:
-  MappedFile file_;
+  using Piece = std::function<void(std::span<const std::byte>)>;
+  void walk(const TensorInfo& tensor, const Piece& piece) const;
+  void release(std::span<const std::byte> range) const;
+
+  std::filesystem::path path_;
+  std::vector<MappedFile> files_;
   TensorFileContents contents_;
   std::map<std::string, size_t, std::less<>> index_;
+  mutable std::set<const std::byte*> verified_;  // storages, which tensors may share
 };
 
-/// Opens a .pth (zip) or .safetensors file, told apart by content and not by name. Throws UserError
-/// when it is neither (saying what it looks like) or is damaged.
+/// Opens weights of any format that can be read, told apart by content and not by name:
+///   .pth       torch.save's zip archive, and its legacy format from before PyTorch 1.6
+///   .safetensors, and an index file (model.safetensors.index.json) with its shards
+///   a folder   in Hugging Face's layout (config.json, model.safetensors or pytorch_model.bin or
+///              their shards); its config.json must agree with the tensors
+///   rwkv.cpp   RWKV-4 in fp32 or fp16
+/// Names are BlinkDL's whatever the file says: those of transformers are translated, prefixes such
+/// as "module." dropped. Throws UserError when it is none of these (saying what it looks like) or
+/// is damaged.
 TensorFile open_tensor_file(const std::filesystem::path& path);
 
-/// The same for bytes in memory; `source` names them in messages. The result views `bytes`.
+/// The same for one file's bytes in memory; `source` names them in messages. The result views
+/// `bytes`.
 TensorFileContents parse_tensor_file(std::span<const std::byte> bytes, const std::string& source);
+
+/// Like parse_tensor_file, but with the names that the file has.
+TensorFileContents parse_one_container(std::span<const std::byte> bytes, const std::string& source);
 
 /// What a writer is told of one tensor: it will be stored row-major and contiguous.
 struct TensorSpec {

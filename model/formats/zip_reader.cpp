@@ -11,6 +11,7 @@
 #include "data/base/checked.h"
 #include "data/base/error.h"
 #include "model/formats/bytes.h"
+#include "model/formats/crc32.h"
 
 namespace rwkv::formats {
 namespace {
@@ -330,8 +331,7 @@ void ZipReader::check_overlaps() const {
 
 void ZipReader::verify(const ZipEntry& entry, std::span<const std::byte> content) const {
   if (!has_checksums_) return;
-  const auto* data = reinterpret_cast<const Bytef*>(content.data());
-  const auto found = static_cast<uint32_t>(::crc32_z(0, data, content.size()));
+  const uint32_t found = formats::crc32(content);
   if (found == entry.crc32) return;
   fail(fmt::format("entry {} has CRC-32 {:08x} where the directory says {:08x}",
                    printable(entry.name), found, entry.crc32));

@@ -1,8 +1,7 @@
 #include "model/formats/zip_writer.h"
 
-#include <zlib.h>
-
 #include "model/formats/bytes.h"
+#include "model/formats/crc32.h"
 
 namespace rwkv::formats {
 namespace {
@@ -23,9 +22,8 @@ uint32_t ZipWriter::narrow(uint64_t value) const {
 }
 
 void ZipWriter::add(const std::string& name, std::span<const std::byte> content) {
-  const auto* data = reinterpret_cast<const Bytef*>(content.data());
   const Entry entry{.name = name,
-                    .crc32 = static_cast<uint32_t>(::crc32_z(0, data, content.size())),
+                    .crc32 = formats::crc32(content),
                     .size = content.size(),
                     .offset = static_cast<uint64_t>(file_.size_bytes())};
   file_.write(local_header(entry));

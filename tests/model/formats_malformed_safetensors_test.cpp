@@ -19,7 +19,7 @@ std::vector<Case> broken_safetensors() {
   const std::string good = tiny_safetensors();
   const std::string second = R"("b":{"dtype":"F32","shape":[1],"data_offsets":)";
   return {
-      {"7 bytes", good.substr(0, 7), "neither"},
+      {"7 bytes", good.substr(0, 7), "is no weight file"},
       {"only the length", good.substr(0, 8), "cut short"},
       {"header cut short", good.substr(0, 60), "cut short"},
       {"data cut short", good.substr(0, good.size() - 1), "cut short"},

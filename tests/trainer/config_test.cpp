@@ -504,6 +504,9 @@ TEST(DumpYaml, KeepsEveryBitAndEveryCharacter) {
   config.optimizer.weight_decay_final = 0.1 + 0.2;
   config.train.max_tokens = kMaxCount;
   config.train.seed = INT64_MAX;
+  config.train.init_from = "runs/a b";
+  config.train.init_partial = true;
+  config.optimizer.freeze = {"*.att.*", "emb.?eight", "\"x\", y]"};
   config.model.emb_init_is_lr = true;
   config.model.emb_init = 1e-4;
   config.schedule.after = 1e-5;

@@ -12,5 +12,6 @@ void add_data(CLI::App& program, int& exit_code);
 void add_info(CLI::App& program, int& exit_code);
 void add_report(CLI::App& program, int& exit_code);
 void add_doctor(CLI::App& program, int& exit_code);
+void add_convert(CLI::App& program, int& exit_code);
 
 }  // namespace rwkv::apps

@@ -42,6 +42,7 @@ int run(int argc, char** argv) {
   rwkv::apps::add_info(program, exit_code);
   rwkv::apps::add_report(program, exit_code);
   rwkv::apps::add_doctor(program, exit_code);
+  rwkv::apps::add_convert(program, exit_code);
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
