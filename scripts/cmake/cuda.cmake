@@ -7,6 +7,9 @@ if(DEFINED ENV{RWKV_CUDA_ARCHS})
 else()
   set(CMAKE_CUDA_ARCHITECTURES "80-real;90" CACHE STRING "" FORCE)
 endif()
+if(DEFINED ENV{RWKV_WARNINGS_AS_ERRORS})
+  set(RWKV_WARNINGS_AS_ERRORS "$ENV{RWKV_WARNINGS_AS_ERRORS}" CACHE BOOL "" FORCE)
+endif()
 # Where only the slim LibTorch is there, tests can be linked but not started, so CTest asks them for their
 # names when it runs and not when they are built.
 set(CMAKE_GTEST_DISCOVER_TESTS_DISCOVERY_MODE PRE_TEST CACHE STRING "")
