@@ -5,7 +5,7 @@ include(CMakePackageConfigHelpers)
 
 set(_rwkv_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/rwkv)
 set(_rwkv_embedded rwkv_data rwkv_ops rwkv_formats rwkv_model)
-set(_rwkv_internal rwkv_config rwkv_trainer)
+set(_rwkv_internal rwkv_config rwkv_report rwkv_trainer)
 
 # Program and libraries find each other by their places relative to each other, and LibTorch where this build found it.
 get_filename_component(RWKV_LIBTORCH_ROOT "${LibTorchCpu_INCLUDE_DIR}" DIRECTORY)
