@@ -7,7 +7,7 @@
 namespace rwkv::ops {
 
 // Launches on `stream` of the current device; they return at once and allocate nothing. Where there
-// is nothing to do (B, C or the like is 0) nothing is launched. A failed launch throws c10::Error.
+// are no channels or rows nothing is launched. A failed launch throws c10::Error.
 // S: float, double, c10::BFloat16 or c10::Half; M: float or double.
 
 /// Writes checkpoints where args.checkpoints is not null.
