@@ -6,6 +6,7 @@
 
 #include "trainer/apps/commands.h"
 #include "trainer/config.h"
+#include "trainer/initial_weights.h"
 #include "trainer/trainer.h"
 
 namespace rwkv::apps {
@@ -21,7 +22,7 @@ struct Arguments {
 int train(const Arguments& arguments) {
   const auto config = trainer::load_run_config(arguments.config, arguments.overrides);
   if (arguments.print_config) {
-    fmt::print("{}", trainer::dump_yaml(config));
+    fmt::print("{}", trainer::dump_yaml(trainer::with_sizes_of_initial_weights(config)));
     return trainer::kFinished;
   }
   return trainer::Trainer(config, arguments.options).run();
