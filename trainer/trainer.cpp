@@ -273,7 +273,8 @@ void Trainer::log_step(const SchedulePoint& now, const BatchResult& result) {
   const auto mfu = [&] { return m.tokens_per_s * flops_per_token_ / product_flops_per_s_; };
   // More than all: other programs were in the way when the yardstick was made.
   if (mfu() > 1 && product_measurements_ < 3) measure_products();
-  m.mfu = mfu();
+  // Products measured on a busy machine three times over leave no honest share to show.
+  if (mfu() <= 1) m.mfu = mfu();
   m.skipped = !result.finite();
   if (due(m.step, config_.train.log_every) || done()) metrics_->write(m);
   progress_line_->show(m);
