@@ -10,7 +10,7 @@ namespace {
 at::Tensor append(State* state, const std::string& key, const at::Tensor& rows) {
   if (state == nullptr) return rows;
   const at::Tensor before = state->get(key);
-  const at::Tensor all = before.defined() ? at::cat({before, rows}, 1) : rows;
+  at::Tensor all = before.defined() ? at::cat({before, rows}, 1) : rows;
   state->set(key, all);
   return all;
 }

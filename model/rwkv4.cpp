@@ -106,9 +106,10 @@ at::Tensor Rwkv4::embed(const at::Tensor& ids_BT) {
   TORCH_CHECK(ids_BT.scalar_type() == at::kLong, "ids must be int64, got ", ids_BT.scalar_type());
   if (ids_BT.numel() > 0) {
     const auto [low, high] = at::aminmax(ids_BT);
-    TORCH_CHECK_INDEX(low.item<int64_t>() >= 0 && high.item<int64_t>() < config_.vocab_size,
-                      "ids must lie in 0..", config_.vocab_size - 1, ", got ", low.item<int64_t>(),
-                      "..", high.item<int64_t>());
+    const at::Tensor ends = at::stack({low, high}).cpu();  // one wait for a GPU, not two
+    const auto* const end = ends.const_data_ptr<int64_t>();
+    TORCH_CHECK_INDEX(end[0] >= 0 && end[1] < config_.vocab_size, "ids must lie in 0..",
+                      config_.vocab_size - 1, ", got ", end[0], "..", end[1]);
   }
   return emb_(ids_BT);
 }

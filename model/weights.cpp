@@ -245,7 +245,8 @@ PartialLoad load_weights_partially(LanguageModel& model, const formats::TensorFi
       } else {
         result.reshaped.push_back(change);
       }
-    } else if (dims_beyond_one(info->shape) == 1 && dims_beyond_one(parameter.sizes()) == 1) {
+    } else if (info->numel() > 0 && dims_beyond_one(info->shape) == 1 &&
+               dims_beyond_one(parameter.sizes()) == 1) {
       const at::Tensor vector = at::empty({info->numel()}, at::kFloat);
       read_into(file, *info, vector);
       const torch::NoGradGuard no_grad;

@@ -242,8 +242,14 @@ void CheckpointStore::remove_leftovers() const {
   }
 }
 
+bool is_checkpoint(const fs::path& folder) {
+  std::error_code failed;
+  return fs::exists(folder / "manifest.json", failed) && fs::exists(folder / "state.json", failed);
+}
+
 std::string checkpoint_damage(const fs::path& checkpoint) {
-  if (!fs::exists(checkpoint / "manifest.json")) return "manifest.json is missing";
+  std::error_code unknown;
+  if (!fs::exists(checkpoint / "manifest.json", unknown)) return "manifest.json is missing";
   const json manifest = json::parse(read_text(checkpoint / "manifest.json"), nullptr, false);
   if (!manifest.is_object() || !manifest.contains("format_version") ||
       !manifest.contains("files") || !manifest["format_version"].is_number_integer() ||
@@ -264,7 +270,8 @@ std::string checkpoint_damage(const fs::path& checkpoint) {
         !entry["crc32c"].is_string()) {
       return "manifest.json is damaged";
     }
-    if (!fs::exists(checkpoint / name)) return fmt::format("{} is missing", printable(name));
+    if (!fs::exists(checkpoint / name, unknown))
+      return fmt::format("{} is missing", printable(name));
     const MappedFile file(checkpoint / name);
     if (file.size_bytes() != entry["size_bytes"].get<int64_t>()) {
       return fmt::format("{} has {} bytes instead of {}", printable(name), file.size_bytes(),

@@ -62,6 +62,9 @@ class CheckpointStore {
   std::filesystem::path folder_;
 };
 
+/// Whether `folder` is a checkpoint, whole or damaged; false where it cannot be looked into.
+bool is_checkpoint(const std::filesystem::path& folder);
+
 /// What is wrong with a checkpoint folder, or an empty text when it is whole. Reads every byte.
 std::string checkpoint_damage(const std::filesystem::path& checkpoint);
 

@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "data/base/error.h"
+#include "trainer/version.h"
 
 namespace rwkv::trainer {
 namespace {
@@ -44,6 +45,7 @@ void warn_of_slow_numbers(Precision precision) {
 void make_cuda_repeatable() {
   ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
   at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
+  at::globalContext().setDeterministicFillUninitializedMemory(false);  // a kernel an allocation
   at::globalContext().setDeterministicCuDNN(true);
 }
 
@@ -56,7 +58,7 @@ Compute set_up_compute(const TrainConfig& config) {
     warn_of_slow_numbers(config.precision);
     return compute;
   }
-  if (!torch::cuda::is_available()) {
+  if (cuda_architectures().empty() || !torch::cuda::is_available()) {
     user_error(
         "train.device: no CUDA device that this build can use; 'scripts/build cuda' on a machine "
         "with an NVIDIA GPU makes such a build, or set train.device: cpu");

@@ -158,7 +158,8 @@ struct TrainConfig {
     v.choice("precision", self.precision, kPrecisionNames,
              "numbers of weights and activations; masters stay fp32");
     v.real("loss_scale", self.loss_scale, 1.0, 16777216.0,
-           "fp16: first loss scale; halves on overflow, doubles after 1000 good steps");
+           "fp16: first loss scale; halves from the second overflow on, doubles after 1000 good "
+           "steps");
     v.flag("grad_cp", self.grad_cp,
            "keep one input per block and compute blocks twice: less memory, same result");
     v.real("dropout", self.dropout, 0.0, 0.99, "of the embedding and of each residual sum");

@@ -103,7 +103,8 @@ void Check::train() {
           "tf32 is a mode of CUDA devices; use fp32 or bf16 on the CPU");
   require(train.precision == Precision::kFp16 || train.loss_scale == TrainConfig{}.loss_scale,
           {"train.loss_scale", "train.precision"}, "only precision fp16 uses it; remove it");
-  require(config_.model.head_qk > 0 || config_.model.head_qk_reduce == model::HeadQkReduce::kSum,
+  require(!train.init_from.empty() || config_.model.head_qk > 0 ||
+              config_.model.head_qk_reduce == model::HeadQkReduce::kSum,
           {"model.head_qk_reduce", "model.head_qk"}, "there is no Head-QK; set model.head_qk");
   const OptimizerConfig& optimizer = config_.optimizer;
   require(optimizer.weight_decay_final <= 0.0 || optimizer.weight_decay > 0.0,

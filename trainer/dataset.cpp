@@ -1,5 +1,7 @@
 #include "trainer/dataset.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
 #include <filesystem>
 #include <numbers>
@@ -161,6 +163,13 @@ Dataset open_dataset(const RunConfig& config) {
   set.fingerprint = all->fingerprint();
   set.vocab_size = choose_vocab_size(config, *all);
   const data::CharVocab* characters = all->vocab();
+  if (characters != nullptr && set.vocab_size != all->vocab_size()) {
+    user_error(
+        "model.vocab_size: {}, but {} has {} characters; leave it out, or set data.vocab_file to "
+        "the "
+        "vocab.json that the model was trained with",
+        set.vocab_size, all->name(), all->vocab_size());
+  }
   const std::string vocab_file = characters != nullptr ? store_vocabulary(config, *characters) : "";
   if (!config.validation.path.empty()) {
     data::SourceSpec spec = spec_of(d, config.validation.path);
@@ -190,8 +199,10 @@ Dataset open_dataset(const RunConfig& config) {
   set.sampler = std::make_unique<data::Sampler>(sampler_config(config), set.train->size(),
                                                 config.train.ctx_len, "data: " + all->name());
   if (d.qa_mask > 0) {
+    set.general = open_general_text(config, *all, vocab_file);
+    set.fingerprint = fmt::format("{}+{}", set.fingerprint, set.general->fingerprint());
     set.qa_mixture = std::make_unique<data::QaMixture>(
-        set.train, *set.sampler, open_general_text(config, *all, vocab_file), config.train.ctx_len,
+        set.train, *set.sampler, set.general, config.train.ctx_len,
         /*answers_only=*/d.qa_mask == 1, static_cast<uint64_t>(config.train.seed));
   }
   return set;

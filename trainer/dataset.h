@@ -17,11 +17,12 @@ namespace rwkv::trainer {
 struct Dataset {
   std::shared_ptr<const data::TokenSource> train;
   std::shared_ptr<const data::TokenSource> validation;  // null when nothing is held out
+  std::shared_ptr<const data::TokenSource> general;     // with data.qa_mask, the text mixed in
   std::shared_ptr<const data::Vocabulary> vocabulary;   // null for ready-made tokens
   std::unique_ptr<const data::Sampler> sampler;
   std::unique_ptr<const data::QaMixture> qa_mixture;  // with data.qa_mask: draws the samples
   int64_t vocab_size = 0;
-  std::string fingerprint;  // of the training file; equal files have equal ones
+  std::string fingerprint;  // of what is trained on; equal files have equal ones
 
   /// Bytes of text behind a token on average: 1 for bytes, more for characters; unknown for
   /// ready-made tokens.

@@ -94,20 +94,20 @@ RunConfig merged(const RunConfig& config, model::ModelConfig source) {
   return result;
 }
 
-/// The model that the run starts from: that of the file, or, when it is gone, of the checkpoint.
+/// The model that the run goes on with, that of its own checkpoint, or else the one that it starts
+/// from: `init_from` may be gone by the time of a resume.
 std::pair<model::ModelConfig, std::string> starting_model(const RunConfig& config) {
-  std::error_code ignored;
-  if (!fs::exists(config.train.init_from, ignored)) {
-    const auto newest = CheckpointStore(config.train.out_dir).newest_valid(false);
-    if (newest) {
-      const CheckpointState state = read_checkpoint_state(*newest);
-      return {parse_run_config(state.config_yaml, "config.yaml of the checkpoint").model,
-              printable(newest->string())};
-    }
+  const auto newest = CheckpointStore(config.train.out_dir).newest_valid(false);
+  if (newest) {
+    const CheckpointState state = read_checkpoint_state(*newest);
+    return {parse_run_config(state.config_yaml, "config.yaml of the checkpoint").model,
+            printable(newest->string())};
   }
-  const auto file =
-      formats::open_tensor_file(find_weights(config.train.init_from, "train.init_from"));
-  return {model::config_of(file), file.name()};
+  const fs::path weights = find_weights(config.train.init_from, "train.init_from");
+  const auto file = formats::open_tensor_file(weights);
+  model::ModelConfig found = model::config_of(file);
+  if (found.head_qk > 0) found.head_qk_reduce = stored_head_qk_reduce(weights);
+  return {found, file.name()};
 }
 
 void log_list(const char* what, const std::vector<std::string>& names) {
@@ -124,7 +124,7 @@ RunConfig with_sizes_of_initial_weights(RunConfig config) {
   wanted.model = source;
   wanted.model.emb_init = result.model.emb_init;
   wanted.model.emb_init_is_lr = result.model.emb_init_is_lr;
-  wanted.model.head_qk_reduce = result.model.head_qk_reduce;  // no weight file tells
+  wanted.model.head_qk_reduce = result.model.head_qk_reduce;  // may be set anew, as any file allows
   use_default_names(wanted.model);
   std::vector<std::string> problems;
   for (const Difference& d : differences(result, wanted)) {
@@ -138,6 +138,23 @@ RunConfig with_sizes_of_initial_weights(RunConfig config) {
         where, fmt::join(problems, "; "));
   }
   return result;
+}
+
+void check_initial_vocabulary(const RunConfig& config, const data::Vocabulary* vocabulary) {
+  if (config.train.init_from.empty()) return;
+  const fs::path stored =
+      find_weights(config.train.init_from, "train.init_from").parent_path() / "vocab.json";
+  std::error_code ignored;
+  if (!fs::exists(stored, ignored)) return;
+  const auto trained = data::open_character_vocabulary(stored);
+  if (vocabulary != nullptr && vocabulary->to_json() == trained->to_json()) return;
+  if (config.train.init_partial && vocabulary != nullptr && vocabulary->size() != trained->size()) {
+    return;
+  }
+  user_error(
+      "data.vocab_file: the model of train.init_from knows other characters than {}; set "
+      "data.vocab_file: {}",
+      printable(config.data.path), printable(stored.string()));
 }
 
 void load_initial_weights(const RunConfig& config, model::LanguageModel& model) {

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "data/vocabulary.h"
 #include "model/language_model.h"
 #include "trainer/config.h"
 
@@ -15,6 +16,11 @@ namespace rwkv::trainer {
 /// his numbers stay. When the file is gone but the run has a checkpoint, that one's sizes are
 /// taken.
 RunConfig with_sizes_of_initial_weights(RunConfig config);
+
+/// Throws UserError when the model of train.init_from came with a vocab.json and `vocabulary`
+/// (null: none) holds other characters: its embedding would be read with the wrong ids. With
+/// train.init_partial another number of characters is allowed, since then nothing is taken over.
+void check_initial_vocabulary(const RunConfig& config, const data::Vocabulary* vocabulary);
 
 /// Loads train.init_from, where one is set, into `model`, which has the sizes of `config`. With
 /// train.init_partial it logs what was missing, left over, reshaped, stretched or unfit. Throws

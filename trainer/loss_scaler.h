@@ -6,9 +6,9 @@ namespace rwkv::trainer {
 
 /// The dynamic loss scale of float16 training: gradients are computed of loss * scale, so that
 /// small ones do not vanish. DeepSpeed's rule (deepspeedai/DeepSpeed
-/// `deepspeed/runtime/fp16/loss_scaler.py`): the second overflow in a row halves the scale, 1000
-/// updates without one double it, 1 is the floor. A plain value: all of it is stored in
-/// checkpoints.
+/// `deepspeed/runtime/fp16/loss_scaler.py`): the second overflow halves the scale, 1000 updates
+/// without one double it and bring the patience back, 1 is the floor. A plain value: all of it is
+/// stored in checkpoints.
 struct LossScaler {
   double scale = 1;  // 1 stays 1 where scaling is off
   bool enabled = false;

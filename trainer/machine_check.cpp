@@ -233,7 +233,9 @@ void check_disk(const MachineFacts& facts, Findings& findings) {
   if (gb(disk.free_bytes) < 0.5) {
     findings.error(what + ": checkpoints will fail", mend);
   } else if (gb(disk.free_bytes) < 3) {
-    findings.warn(what + "; a checkpoint takes 12 bytes a parameter, and two are kept", mend);
+    findings.warn(
+        what + "; a checkpoint takes 12 bytes a parameter, and up to four lie there at a time",
+        mend);
   }
   if (!disk.writable) {
     findings.warn(disk.folder + " cannot be written", "set train.out_dir to a folder that can");

@@ -74,7 +74,10 @@ std::vector<fs::path> cgroup_folders(const fs::path& root, const std::string& co
     for (; !path.empty(); path = path.parent_path()) folders.push_back(mount / path);
   }
   folders.push_back(mount);
-  std::erase_if(folders, [](const fs::path& folder) { return !fs::is_directory(folder); });
+  std::erase_if(folders, [](const fs::path& folder) {
+    std::error_code unknown;
+    return !fs::is_directory(folder, unknown);
+  });
   return folders;
 }
 

@@ -61,12 +61,12 @@ ProductRate measure_products(c10::ScalarType dtype, c10::Device device, double b
   const torch::NoGradGuard no_grad;
   const auto start = Clock::now();
   constexpr int64_t kSmallest = 256;
-  constexpr int64_t kLargest = 2048;
+  const int64_t largest = device.is_cpu() ? 2048 : 8192;
   const auto small = product(kSmallest, dtype, device);
   small();  // starts threads and sets the library up
   ProductRate rate{operations(kSmallest) / shortest(small, budget_s / 20), kSmallest};
   int64_t size = kSmallest;
-  while (size < kLargest && operations(2 * size) / rate.flops_per_s < budget_s / 8) size *= 2;
+  while (size < largest && operations(2 * size) / rate.flops_per_s < budget_s / 8) size *= 2;
   const auto work = product(size, dtype, device);
   const double flops_per_s = operations(size) / shortest(work, budget_s - seconds_since(start));
   return flops_per_s > rate.flops_per_s ? ProductRate{flops_per_s, size} : rate;

@@ -20,6 +20,10 @@ using nlohmann::json;
 template <typename See>
 std::string kept_lines(const std::filesystem::path& path, int64_t last_step, const See& see) {
   std::ifstream in(path);
+  std::error_code ignored;
+  if (!in && std::filesystem::exists(path, ignored)) {
+    user_error("cannot read {}; check its rights", printable(path.string()));
+  }
   std::string kept;
   for (std::string line; std::getline(in, line);) {
     const json entry = json::parse(line, nullptr, /*allow_exceptions=*/false);
@@ -50,13 +54,18 @@ MetricsLog::MetricsLog(const std::filesystem::path& folder, int64_t last_step, b
     const auto elapsed = entry.find("elapsed_s");
     if (elapsed != entry.end() && elapsed->is_number()) elapsed_before_s_ = elapsed->get<double>();
   };
-  write_file_atomically(path_, kept_lines(path_, last_step, see));
-  out_.open(path_, std::ios::app);
+  const auto see_nothing = [](int64_t, const json&) {};
   const std::filesystem::path samples = folder / report::kSamplesFile;
-  if (std::filesystem::exists(samples)) {
-    const auto see_nothing = [](int64_t, const json&) {};
-    write_file_atomically(samples, kept_lines(samples, last_step, see_nothing));
+  std::error_code ignored;
+  try {
+    write_file_atomically(path_, kept_lines(path_, last_step, see));
+    if (std::filesystem::exists(samples, ignored)) {
+      write_file_atomically(samples, kept_lines(samples, last_step, see_nothing));
+    }
+  } catch (const UserError& error) {
+    spdlog::error("{}; training goes on, steps may be logged twice", error.what());
   }
+  out_.open(path_, std::ios::app);
 }
 
 void MetricsLog::write(const StepMetrics& metrics) {

@@ -20,7 +20,7 @@ std::shared_ptr<const data::Vocabulary> find_vocabulary(const fs::path& weights,
   std::shared_ptr<const data::Vocabulary> vocabulary;
   if (!vocab_file.empty()) {
     vocabulary = data::open_character_vocabulary(vocab_file);
-  } else if (fs::exists(beside)) {
+  } else if (std::error_code ignored; fs::exists(beside, ignored)) {
     vocabulary = data::open_character_vocabulary(beside);
   } else if (vocab_size == 256) {
     vocabulary = data::byte_vocabulary();
@@ -36,24 +36,21 @@ std::shared_ptr<const data::Vocabulary> find_vocabulary(const fs::path& weights,
   return vocabulary;
 }
 
-/// How Head-QK was trained cannot be read off the weights; a checkpoint says it in its config.yaml.
+}  // namespace
+
 model::HeadQkReduce stored_head_qk_reduce(const fs::path& weights) {
   const fs::path checkpoint = weights.parent_path();
-  const bool is_checkpoint =
-      fs::exists(checkpoint / "manifest.json") && fs::exists(checkpoint / "config.yaml");
-  if (!is_checkpoint) return model::HeadQkReduce::kSum;
+  if (!is_checkpoint(checkpoint)) return model::HeadQkReduce::kSum;
   const std::string yaml = read_checkpoint_state(checkpoint).config_yaml;
   return parse_run_config(yaml, "config.yaml of the checkpoint").model.head_qk_reduce;
 }
-
-}  // namespace
 
 fs::path find_weights(const fs::path& path, std::string_view option) {
   const std::string name = printable(path.string());
   std::error_code ignored;
   if (!fs::exists(path, ignored)) user_error("{}: there is no {}; check the path", option, name);
   if (!fs::is_directory(path, ignored)) return path;
-  if (fs::exists(path / "manifest.json")) {
+  if (fs::exists(path / "manifest.json", ignored)) {
     const std::string damage = checkpoint_damage(path);
     if (!damage.empty()) {
       user_error("{}: {} is damaged: {}; use another checkpoint", option, name, damage);

@@ -24,6 +24,10 @@ struct ModelSource {
 /// given, the bytes when the model has 256 tokens, or a vocab.json beside the file.
 ModelSource open_model(const std::filesystem::path& path, const std::string& vocab_file = {});
 
+/// How Head-QK was trained cannot be read off weights; a checkpoint says it in its config.yaml.
+/// `sum` for weights that lie in no checkpoint.
+model::HeadQkReduce stored_head_qk_reduce(const std::filesystem::path& weights);
+
 /// The weight file or Hugging Face folder that `path` stands for (see open_model). `option` is what
 /// the user wrote it behind, for messages.
 std::filesystem::path find_weights(const std::filesystem::path& path,

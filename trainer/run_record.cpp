@@ -23,21 +23,23 @@ void try_to(const char* what, const Write& write) {
 
 }  // namespace
 
-RunRecord::RunRecord(std::filesystem::path folder, const report::SessionStart& session)
-    : folder_(std::move(folder)), first_step_(session.step) {
+RunRecord::RunRecord(std::filesystem::path folder, const report::SessionStart& session,
+                     const int64_t& step)
+    : folder_(std::move(folder)), step_(step) {
   try_to(report::kSessionsFile, [&] {
     report::append_session_line(folder_, report::to_json_line(session, report::utc_now()));
   });
 }
 
 RunRecord::~RunRecord() {
-  if (!ended_) end(first_step_, "stopped by an error");
+  if (!ended_) end("stopped by an error");
 }
 
-void RunRecord::end(int64_t step, std::string_view status) {
+void RunRecord::end(std::string_view status) {
   ended_ = true;
   try_to(report::kSessionsFile, [&] {
-    report::append_session_line(folder_, report::session_end_line(step, status, report::utc_now()));
+    report::append_session_line(folder_,
+                                report::session_end_line(step_, status, report::utc_now()));
   });
   try_to(report::kReportFile, [&] {
     const std::filesystem::path path = folder_ / report::kReportFile;

@@ -13,18 +13,19 @@ namespace rwkv::trainer {
 /// here stops a run: what cannot be written is reported and left out.
 class RunRecord {
  public:
-  RunRecord(std::filesystem::path folder, const report::SessionStart& session);
+  /// `step`: updates done, as training counts them; it outlives the record.
+  RunRecord(std::filesystem::path folder, const report::SessionStart& session, const int64_t& step);
   RunRecord(const RunRecord&) = delete;
   RunRecord& operator=(const RunRecord&) = delete;
   /// Without end(): the session ended by an error.
   ~RunRecord();
 
   /// `status` is a few words for people, e.g. "finished".
-  void end(int64_t step, std::string_view status);
+  void end(std::string_view status);
 
  private:
   std::filesystem::path folder_;
-  int64_t first_step_;
+  const int64_t& step_;
   bool ended_ = false;
 };
 

@@ -3,8 +3,9 @@
 namespace rwkv::trainer {
 
 /// While it lives, SIGTERM, SIGINT and SIGUSR1 ask for a stop instead of ending the process: the
-/// loop finishes its step, saves and leaves with exit code 4. A second signal leaves at once, with
-/// 128 + the signal's number. One at a time; the destructor restores the handlers that were there.
+/// loop finishes its step, saves and leaves with exit code 4. A further signal two seconds later or
+/// more leaves at once, with 128 + the signal's number. One at a time; the destructor restores the
+/// handlers that were there.
 class StopSignals {
  public:
   StopSignals();

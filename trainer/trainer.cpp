@@ -59,6 +59,14 @@ std::unique_ptr<Adam> new_optimizer(model::LanguageModel& model, const RunConfig
   return std::make_unique<Adam>(std::move(parameters), config.optimizer);
 }
 
+/// A prompt that cannot be read is an error now, not when the first sample is due.
+void check_prompt(const SampleConfig& sample, const data::Vocabulary* vocabulary) {
+  if (sample.every == 0 || vocabulary == nullptr) return;
+  if (vocabulary->encode(sample.prompt).empty()) {
+    user_error("sample.prompt: it is empty; give at least one character to go on from");
+  }
+}
+
 /// Rewrites one line of the terminal; silent where the output is no terminal.
 void show_validation_progress(int64_t done, int64_t all) {
   if (::isatty(STDERR_FILENO) != 1) return;
@@ -93,11 +101,15 @@ Trainer::Trainer(RunConfig config, TrainOptions options)
       schedule_(config_.schedule, config_.optimizer, config_.train.ctx_len,
                 config_.train.real_bsz(),
                 mini_epochs(config_.train, data_.scheduled_samples(config_.data))) {
+  check_prompt(config_.sample, data_.vocabulary.get());
   config_.model.vocab_size = data_.vocab_size;
   model_ = new_model(config_, schedule_.lr_init());
   freeze(*model_, config_.optimizer.freeze);
   const auto checkpoint = find_checkpoint();
-  if (!checkpoint) load_initial_weights(config_, *model_);
+  if (!checkpoint) {
+    check_initial_vocabulary(config_, data_.vocabulary.get());
+    load_initial_weights(config_, *model_);
+  }
   optimizer_ = new_optimizer(*model_, config_, compute_);
   if (config_.train.precision == Precision::kFp16) {
     loss_scaler_ = {.scale = config_.train.loss_scale, .enabled = true};
@@ -114,13 +126,38 @@ Trainer::Trainer(RunConfig config, TrainOptions options)
 ExitCode Trainer::run() {
   const StopSignals signals;
   metrics_.emplace(config_.train.out_dir, progress_.step, config_.train.tensorboard);
-  RunRecord record(config_.train.out_dir, session_start());
+  RunRecord record(config_.train.out_dir, session_start(), progress_.step);
   progress_line_.emplace(total_steps());
   if (!done()) measure_products();
   if (options_.profile) {
     profile_.emplace(std::filesystem::path(config_.train.out_dir) / "trace.json");
   }
   const int64_t first_step = progress_.step;
+  bool stopped = false;
+  try {
+    stopped = train();
+  } catch (const UserError&) {
+    save_what_is_trained();
+    throw;
+  }
+  if (stopped) {
+    report_profile();
+    save();
+    record.end(fmt::format("stopped by signal {}", StopSignals::requested()));
+    spdlog::warn("stopped by signal {} after step {}; the same command goes on from there",
+                 StopSignals::requested(), progress_.step);
+    return kStoppedBySignal;
+  }
+  if (progress_.step == first_step && first_step > 0) {
+    spdlog::info("{} is finished at step {}; raise train.max_steps to go on",
+                 printable(config_.train.out_dir), progress_.step);
+  }
+  finish(/*trained=*/progress_.step > first_step);
+  record.end("finished");
+  return kFinished;
+}
+
+bool Trainer::train() {
   while (!done()) {
     if (profile_) profile_->begin_step(progress_.step + 1);
     step_start_ = std::chrono::steady_clock::now();
@@ -136,18 +173,19 @@ ExitCode Trainer::run() {
     progress_.tokens += real_bsz(now) * config_.train.ctx_len;
     log_step(now, result);
     after_step();
-    if (StopSignals::requested() != 0) {
-      report_profile();
-      save();
-      record.end(progress_.step, fmt::format("stopped by signal {}", StopSignals::requested()));
-      spdlog::warn("stopped by signal {} after step {}; the same command goes on from there",
-                   StopSignals::requested(), progress_.step);
-      return kStoppedBySignal;
-    }
+    if (StopSignals::requested() != 0) return true;
   }
-  finish(/*trained=*/progress_.step > first_step);
-  record.end(progress_.step, "finished");
-  return kFinished;
+  return false;
+}
+
+void Trainer::save_what_is_trained() {
+  progress_line_->finish();
+  if (progress_.step == 0) return;
+  try {
+    save();
+  } catch (const UserError& error) {
+    spdlog::error("checkpoint at step {} failed: {}", progress_.step, error.what());
+  }
 }
 
 bool Trainer::done() const {
@@ -264,9 +302,9 @@ void Trainer::log_step(const SchedulePoint& now, const BatchResult& result) {
   m.step = progress_.step;
   m.tokens = progress_.tokens;
   m.loss = result.loss;
-  m.smoothed_loss = progress_.smoothed_loss;
-  m.bits_per_byte = bits_per_byte(progress_.smoothed_loss, data_.train_bytes_per_token);
-  if (data_.tokens_are_characters) m.bits_per_character = progress_.smoothed_loss / std::log(2.0);
+  m.smoothed_loss = progress_.smoothed_loss != 0 ? progress_.smoothed_loss : result.loss;
+  m.bits_per_byte = bits_per_byte(m.smoothed_loss, data_.train_bytes_per_token);
+  if (data_.tokens_are_characters) m.bits_per_character = m.smoothed_loss / std::log(2.0);
   m.lr = now.lr;
   m.grad_norm = result.grad_norm;
   m.tokens_per_s = static_cast<double>(real_bsz(now) * config_.train.ctx_len) / elapsed.count();
@@ -283,18 +321,22 @@ void Trainer::log_step(const SchedulePoint& now, const BatchResult& result) {
 void Trainer::after_step() {
   RECORD_USER_SCOPE("rwkv::after_step");
   data_.train->check_unchanged();
+  if (data_.general) data_.general->check_unchanged();
   if (due(progress_.step, config_.validation.every)) validate();
   if (due(progress_.step, config_.sample.every)) sample();
-  if (due(progress_.step, config_.checkpoint.pth_every)) export_pth();
-  if (!due(progress_.step, config_.checkpoint.every)) return;
-  try {
-    save();
-  } catch (const UserError& error) {
-    // The last checkpoint is intact; a disk that is full now may have room at the next save.
-    progress_line_->finish();
-    spdlog::error("checkpoint at step {} failed: {}; training goes on", progress_.step,
-                  error.what());
-  }
+  // The last checkpoint is intact; a disk that is full now may have room at the next save.
+  const auto try_to = [this](const char* what, const auto& write) {
+    try {
+      write();
+    } catch (const UserError& error) {
+      progress_line_->finish();
+      spdlog::error("{} at step {} failed: {}; training goes on", what, progress_.step,
+                    error.what());
+    }
+  };
+  if (due(progress_.step, config_.checkpoint.pth_every))
+    try_to("rwkv-N.pth", [&] { export_pth(); });
+  if (due(progress_.step, config_.checkpoint.every)) try_to("checkpoint", [&] { save(); });
 }
 
 void Trainer::validate() {
@@ -327,7 +369,7 @@ void Trainer::sample() {
   const model::GenerateOptions options{
       .sampling = {.temperature = s.temperature, .top_p = s.top_p},
       .tokens = s.tokens,
-      .seed = static_cast<uint64_t>(config_.train.seed + progress_.step)};
+      .seed = static_cast<uint64_t>(config_.train.seed) + static_cast<uint64_t>(progress_.step)};
   model::State state;
   const auto prompt = data_.vocabulary->encode(s.prompt);
   const auto ids = model::generate(*model_, prompt, options, state, [](int64_t) { return true; });
@@ -422,9 +464,10 @@ void Trainer::resume(const std::filesystem::path& checkpoint) {
 void Trainer::check_resumed(const CheckpointState& state) const {
   RunConfig before = parse_run_config(state.config_yaml, "config.yaml of the checkpoint");
   for (const Difference& d : differences(before, config_)) {
-    const bool fixed = d.key.starts_with("model.") || d.key == "train.ctx_len" ||
-                       d.key == "train.seed" || d.key == "optimizer.freeze" ||
-                       (d.key.starts_with("data.") && d.key != "data.path");
+    const bool fixed =
+        d.key.starts_with("model.") || d.key == "train.ctx_len" || d.key == "train.seed" ||
+        d.key == "optimizer.freeze" ||
+        (d.key.starts_with("data.") && d.key != "data.path" && d.key != "data.general_path");
     if (fixed) {
       user_error(
           "{}: the checkpoint in {} was trained with {}, the configuration says {}; set it back, "

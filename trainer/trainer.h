@@ -46,6 +46,11 @@ class Trainer {
   [[nodiscard]] model::LanguageModel& model() { return *model_; }
 
  private:
+  /// Steps to the end of the run; true when a signal asked to stop before.
+  bool train();
+  /// A file that went bad in mid-run must not cost the steps since the last checkpoint.
+  void save_what_is_trained();
+
   /// Sums over the micro-batches of one step.
   struct BatchResult {
     double loss = 0;

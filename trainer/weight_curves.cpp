@@ -27,6 +27,7 @@ std::vector<float> sorted_values(const formats::TensorFile& file,
                                  const formats::TensorInfo& tensor) {
   std::vector<float> values(static_cast<size_t>(tensor.numel()));
   file.read(tensor, formats::DType::f32, std::as_writable_bytes(std::span(values)));
+  std::erase_if(values, [](float value) { return !std::isfinite(value); });
   std::sort(values.begin(), values.end());
   return values;
 }

@@ -145,6 +145,76 @@ TEST_F(TrainerRuns, ACheckpointKnowsHowHeadQkWasTrained) {
   EXPECT_THROW(config("no", {"model.head_qk_reduce=max"}), UserError);
 }
 
+TEST_F(TrainerRuns, FineTuningGoesOnWithTheModelAndTheCharactersThatWereTrained) {
+  const std::vector<std::string> characters = {"data.kind=characters", "model.head_qk=8",
+                                               "model.head_qk_reduce=max"};
+  ASSERT_EQ(Trainer(config("source", characters), {}).run(), kFinished);
+  const std::string from = "train.init_from=" + (folder_ / "source").string();
+  RunConfig tuned = config("tuned", {"data.kind=characters", from});
+  tuned.named_model_keys.clear();  // the sizes of the test's YAML
+  {
+    Trainer run(tuned, {});
+    EXPECT_EQ(run.model().config().head_qk_reduce, model::HeadQkReduce::kMax);
+    EXPECT_EQ(run.model().config().head_qk, 8);
+    ASSERT_EQ(run.run(), kFinished);
+  }
+  // The same command resumes although the weights it started from are gone.
+  fs::rename(folder_ / "source", folder_ / "away");
+  tuned.train.max_steps = 10;
+  EXPECT_EQ(Trainer(tuned, {}).run(), kFinished);
+  fs::rename(folder_ / "away", folder_ / "source");
+
+  std::string shifted = read(folder_ / "text.txt");
+  for (char& c : shifted) {
+    if (c == 'a') c = '#';
+  }
+  write_file_atomically(folder_ / "shifted.txt", shifted);
+  tuned.train.out_dir = (folder_ / "other_ids").string();
+  tuned.data.path = (folder_ / "shifted.txt").string();
+  try {
+    Trainer(tuned, {});
+    FAIL() << "no error";
+  } catch (const UserError& error) {
+    EXPECT_NE(std::string(error.what()).find("data.vocab_file"), std::string::npos) << error.what();
+  }
+}
+
+TEST_F(TrainerRuns, WhatFailsBesideTheTrainingCostsNoStep) {
+  const std::vector<std::string> settings = {"checkpoint.pth_every=3"};
+  fs::create_directories(folder_ / "extras" / "rwkv-3.pth" / "in_the_way");
+  ASSERT_EQ(Trainer(config("extras", settings), {}).run(), kFinished);
+  EXPECT_TRUE(fs::exists(checkpoint("extras", 8)));
+
+  Trainer changed(config("changed"), {});
+  std::ofstream(folder_ / "text.txt", std::ios::app) << "more";
+  EXPECT_THROW(changed.run(), UserError);
+  EXPECT_TRUE(fs::exists(checkpoint("changed", 1)));
+  const std::string sessions = read(folder_ / "changed" / "sessions.jsonl");
+  EXPECT_NE(sessions.find("\"step\":1"), std::string::npos) << sessions;
+}
+
+TEST_F(TrainerRuns, APromptThatCannotBeReadIsRefusedAtTheStart) {
+  EXPECT_THROW(Trainer(config("empty", {"sample.every=5", "sample.prompt=\"\""}), {}), UserError);
+  EXPECT_THROW(
+      Trainer(config("unknown", {"sample.every=5", "sample.prompt=~", "data.kind=characters"}), {}),
+      UserError);
+}
+
+TEST_F(TrainerRuns, AVocabularySizeThatIsNotTheCharactersIsRefused) {
+  EXPECT_THROW(Trainer(config("padded", {"data.kind=characters", "model.vocab_size=200"}), {}),
+               UserError);
+}
+
+TEST_F(TrainerRuns, AnotherGeneralTextIsAnotherDataSet) {
+  write_file_atomically(folder_ / "general.txt", std::string(2000, 'g'));
+  const std::vector<std::string> settings = {
+      "data.qa_mask=2", "data.sampler=cubic",
+      "data.general_path=" + (folder_ / "general.txt").string()};
+  ASSERT_EQ(Trainer(config("mixed", settings), {}).run(), kFinished);
+  write_file_atomically(folder_ / "general.txt", std::string(2000, 'h'));
+  EXPECT_THROW(Trainer(config("mixed", settings), {}), UserError);
+}
+
 TEST_F(TrainerRuns, ADeviceThatIsNotThereIsRefused) {
   if (torch::cuda::is_available()) GTEST_SKIP() << "there is a CUDA device";
   EXPECT_THROW(Trainer(config("gpu", {"train.device=cuda"}), {}), UserError);
@@ -338,6 +408,15 @@ TEST(Signals, TheFirstAsksForAStop) {
   EXPECT_EQ(StopSignals::requested(), 0);
   std::raise(SIGTERM);
   EXPECT_EQ(StopSignals::requested(), SIGTERM);
+  std::raise(SIGTERM);  // the same request once more, as `timeout` sends it
+  std::raise(SIGINT);
+  EXPECT_EQ(StopSignals::requested(), SIGTERM);
+  EXPECT_EXIT(
+      {
+        ::sleep(2);
+        std::raise(SIGINT);
+      },
+      ::testing::ExitedWithCode(128 + SIGINT), "");
 }
 
 TEST(Duration, IsShort) {

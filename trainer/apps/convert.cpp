@@ -50,7 +50,7 @@ std::vector<std::string> target_names() {
 int64_t context_length(const fs::path& weights) {
   constexpr int64_t kUsual = 1024;
   const fs::path folder = weights.parent_path();
-  if (!fs::exists(folder / "state.json")) return kUsual;
+  if (!trainer::is_checkpoint(folder)) return kUsual;
   const trainer::CheckpointState state = trainer::read_checkpoint_state(folder);
   return trainer::parse_run_config(state.config_yaml, "config.yaml of the checkpoint")
       .train.ctx_len;

@@ -72,7 +72,9 @@ void add_generate(CLI::App& program, int& exit_code) {
   auto* command = program.add_subcommand("generate", "Write text that goes on from a prompt");
   auto arguments = std::make_shared<Arguments>();
   auto& options = arguments->options;
-  command->add_option("--model", arguments->model, "Run folder, checkpoint, .pth or .safetensors")
+  command
+      ->add_option("--model", arguments->model,
+                   "Run folder, checkpoint, weight file or Hugging Face folder")
       ->required();
   command->add_option("--vocab", arguments->vocab,
                       "vocab.json of a character model without a checkpoint");

@@ -74,7 +74,7 @@ std::vector<double> means_of(const formats::TensorFile& file) {
 /// What state.json beside the weights says, when they belong to a checkpoint.
 std::optional<trainer::CheckpointState> state_beside(const fs::path& weights) {
   const fs::path folder = weights.parent_path();
-  if (!fs::exists(folder / "state.json")) return std::nullopt;
+  if (!trainer::is_checkpoint(folder)) return std::nullopt;
   return trainer::read_checkpoint_state(folder);
 }
 

@@ -81,7 +81,17 @@ void write_rows(const at::Tensor& logits_TV, const std::string& path) {
   file.commit();
 }
 
+/// Another name for the same file would lose what was read from it.
+void check_output(const Arguments& arguments) {
+  std::error_code differs;
+  for (const std::string& input : {arguments.ids, arguments.model}) {
+    if (!std::filesystem::equivalent(arguments.out, input, differs)) continue;
+    user_error("--out: {} is what is read; choose another name", printable(arguments.out));
+  }
+}
+
 int logits(const Arguments& arguments) {
+  check_output(arguments);
   const auto source = trainer::open_model(arguments.model);
   const auto ids = read_ids(arguments.ids, source.model->config().vocab_size);
   const at::Tensor rows = compute(*source.model, ids, arguments.mode == "recurrent");
@@ -101,7 +111,9 @@ void add_logits(CLI::App& program, int& exit_code) {
   auto* command = program.add_subcommand(
       "logits", "Compute the logits of every position of a list of token ids");
   auto arguments = std::make_shared<Arguments>();
-  command->add_option("--model", arguments->model, "Run folder, checkpoint, .pth or .safetensors")
+  command
+      ->add_option("--model", arguments->model,
+                   "Run folder, checkpoint, weight file or Hugging Face folder")
       ->required();
   command->add_option("--ids", arguments->ids, "JSON file: a list of token ids")->required();
   command

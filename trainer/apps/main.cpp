@@ -23,8 +23,10 @@ int fail(ExitCode code, const std::string& message) {
 }
 
 bool is_out_of_memory(const c10::Error& error) {
-  return std::string_view(error.what_without_backtrace()).find("allocate memory") !=
-         std::string_view::npos;
+  if (dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr) return true;
+  const std::string_view text = error.what_without_backtrace();
+  return text.find("allocate memory") != std::string_view::npos ||
+         text.find("CUBLAS_STATUS_ALLOC_FAILED") != std::string_view::npos;
 }
 
 int run(int argc, char** argv) {
@@ -55,6 +57,7 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);  // a closed terminal or pipe must not end a training run
+  std::signal(SIGXFSZ, SIG_IGN);  // a file at the limit of its size is a failed write, cleaned up
   spdlog::set_default_logger(spdlog::stderr_color_mt("rwkv"));
   spdlog::set_pattern("[%H:%M:%S] %^%v%$");
   try {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,6 +22,17 @@ struct Arguments {
   std::string out;
 };
 
+/// A page replaces a page, and nothing else: a slip must not cost a log or weights.
+void check_output(const fs::path& out) {
+  std::ifstream in(out);
+  if (!in) return;
+  std::string start(15, '\0');
+  in.read(start.data(), std::ssize(start));
+  if (in.gcount() == 0 || start == "<!DOCTYPE html>") return;
+  user_error("--out: {} is there and no report; choose another name, or remove it",
+             printable(out.string()));
+}
+
 int report(const Arguments& arguments) {
   const std::vector<fs::path> folders(arguments.folders.begin(), arguments.folders.end());
   fs::path out = arguments.out;
@@ -28,6 +40,7 @@ int report(const Arguments& arguments) {
     out =
         folders.size() == 1 ? folders.front() / report::kReportFile : fs::path(report::kReportFile);
   }
+  check_output(out);
   report::write_report(folders, out, report::show_read_progress);
   fmt::print("wrote {}\n", printable(out.string()));
   return trainer::kFinished;
