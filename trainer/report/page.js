@@ -6,7 +6,8 @@
 
   const sums = (differences) => { let sum = 0; return differences.map((d) => (sum += d)); };
   for (const run of data.runs) {
-    for (const key of ["step", "tokens", "seconds"]) if (run[key]) run[key] = sums(run[key]);
+    for (const key of ["step", "tokens"]) run[key] = sums(run[key]);
+    run.seconds = run.hundredths && sums(run.hundredths).map((time) => time / 100);
   }
   for (const chart of data.charts) for (const curve of chart.curves) curve.steps = sums(curve.x);
 
@@ -40,6 +41,7 @@
     return plain(value, 3);
   }
   function clock(seconds) {
+    if (seconds < 9.95) return Number(seconds.toPrecision(2)) + "s";
     const s = Math.round(seconds), pad = (n) => String(n).padStart(2, "0");
     if (s >= 3600) return Math.floor(s / 3600) + "h" + pad(Math.floor(s / 60) % 60) + "m";
     return s >= 60 ? Math.floor(s / 60) + "m" + pad(s % 60) + "s" : s + "s";
@@ -51,7 +53,7 @@
     tokens: { name: "tokens", read: (v) => short(v) + " tokens", label: short },
     seconds: { name: "time", read: clock, label: clockTick },
   };
-  const NICE_SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
+  const NICE_SECONDS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
   function tickStep(span, count, axis) {
     const raw = span / count;
     if (axis === "seconds" && raw <= 86400) return NICE_SECONDS.find((s) => s >= raw);
@@ -67,7 +69,7 @@
     axis = name;
     for (const run of data.runs) run.at = (step) => (name === "step" ? step : along(run, name, step));
     if (name === "step") range = data.steps;
-    else range = [0, Math.max(...data.runs.map((run) => run[name][run[name].length - 1]), 1)];
+    else range = [0, Math.max(...data.runs.map((run) => run[name][run[name].length - 1]), name === "seconds" ? 0.1 : 1)];
     for (const chart of data.charts) {
       for (const curve of chart.curves) curve.at = curve.steps.map(data.runs[curve.run].at);
     }

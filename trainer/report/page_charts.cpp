@@ -199,11 +199,13 @@ std::string chart_json(const Chart& chart) {
 
 std::string run_json(const RunData& run) {
   const auto of = [&](auto member) { return differences_json(run.positions, member); };
+  // Times in hundredths of a second: a short run's steps must not fall together.
   return fmt::format(
-      "{{\"name\":{},\"step\":{},\"tokens\":{},\"seconds\":{}}}", json_text(run.name),
+      "{{\"name\":{},\"step\":{},\"tokens\":{},\"hundredths\":{}}}", json_text(run.name),
       of([](const Position& p) { return p.step; }), of([](const Position& p) { return p.tokens; }),
-      run.has_elapsed ? of([](const Position& p) { return static_cast<int64_t>(p.elapsed_s); })
-                      : "null");
+      run.has_elapsed
+          ? of([](const Position& p) { return static_cast<int64_t>(p.elapsed_s * 100); })
+          : "null");
 }
 
 std::string data_json(const std::vector<Chart>& charts, const std::vector<RunData>& runs,
