@@ -29,7 +29,7 @@ struct Curve {
 struct Frame {
   double width = 560;
   double height = 250;
-  double left = 52;
+  double left = 60;
   double right = 18;
   double top = 12;
   double bottom = 40;
