@@ -245,7 +245,7 @@ TEST(Charts, HigherValuesAreHigherAndTheAxesFit) {
   const Chart chart = simple_chart({{0, 1.0}, {100, 2.0}});
   const std::string svg = draw(chart, step_axis(0, 100));
   // 4 % of margin below and above, left and right edge of the plot
-  EXPECT_NE(svg.find("d=\"M52,202.7L542,19.3\""), std::string::npos) << svg;
+  EXPECT_NE(svg.find("d=\"M60,202.7L542,19.3\""), std::string::npos) << svg;
 }
 
 TEST(Charts, DegenerateCurvesDraw) {
