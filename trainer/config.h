@@ -144,8 +144,10 @@ struct TrainConfig {
             "stop after N tokens; 0 = no limit by tokens");
     v.count("epoch_steps", self.epoch_steps, 1, kMaxCount,
             "steps of a mini-epoch when no stage is set");
-    v.integer("stage", self.stage, -1, 4,
-              "my_pile_stage of RWKV-4neo: mini-epochs of 40320 windows from 1 on; -1 = none");
+    v.integer(
+        "stage", self.stage, -1, 4,
+        "my_pile_stage of RWKV-4neo: mini-epochs of 40320 windows from 1 on, where 1 only writes "
+        "rwkv-init.pth; -1 = none");
     v.integer("threads", self.threads, 0, 1024, "CPU threads; 0 = all cores");
     v.real("l2wrap", self.l2wrap, 0.0, 1.0, "strength of L2Wrap on the largest logit; 0 = off");
     v.choice("l2wrap_compat", self.l2wrap_compat, kL2WrapCompatNames,

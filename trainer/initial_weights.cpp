@@ -172,6 +172,12 @@ void load_initial_weights(const RunConfig& config, model::LanguageModel& model) 
     user_error("train.init_from: nothing in {} fits the model; name weights of the same family",
                file.name());
   }
+  if (config.train.stage == 1 && !load.left_over.empty()) {
+    user_error(
+        "train.init_from: {} has tensors that the model of stage 1 lacks: {}; build a model "
+        "that holds them, or name another file",
+        file.name(), fmt::join(load.left_over, ", "));
+  }
   spdlog::info("starting from {}: {} tensors taken as they are", file.name(), load.loaded);
   log_list("reshaped", load.reshaped);
   log_list("stretched to another length", load.stretched);

@@ -124,6 +124,7 @@ Trainer::Trainer(RunConfig config, TrainOptions options)
 }
 
 ExitCode Trainer::run() {
+  if (config_.train.stage == 1) return write_initial_weights();
   const StopSignals signals;
   metrics_.emplace(config_.train.out_dir, progress_.step, config_.train.tensorboard);
   RunRecord record(config_.train.out_dir, session_start(), progress_.step);
@@ -154,6 +155,22 @@ ExitCode Trainer::run() {
   }
   finish(/*trained=*/progress_.step > first_step);
   record.end("finished");
+  return kFinished;
+}
+
+ExitCode Trainer::write_initial_weights() {
+  const std::filesystem::path folder = config_.train.out_dir;
+  if (progress_.step > 0) {
+    user_error(
+        "train.stage: 1 writes initial weights, but {} holds a checkpoint of step {}; choose "
+        "another "
+        "train.out_dir, or stage 2 or 3 to go on with it",
+        printable(folder.string()), progress_.step);
+  }
+  const std::filesystem::path path = folder / "rwkv-init.pth";
+  model::save_pth(*model_, path);
+  spdlog::info("wrote {}; train it with train.init_from: {} and train.stage: 2 or 3", path.string(),
+               path.string());
   return kFinished;
 }
 

@@ -46,6 +46,8 @@ class Trainer {
   [[nodiscard]] model::LanguageModel& model() { return *model_; }
 
  private:
+  /// Stage 1 of RWKV-4neo (RWKV-LM `RWKV-v4neo/train.py`): writes rwkv-init.pth and trains nothing.
+  ExitCode write_initial_weights();
   /// Steps to the end of the run; true when a signal asked to stop before.
   bool train();
   /// A file that went bad in mid-run must not cost the steps since the last checkpoint.

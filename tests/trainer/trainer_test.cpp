@@ -179,6 +179,32 @@ TEST_F(TrainerRuns, FineTuningGoesOnWithTheModelAndTheCharactersThatWereTrained)
   }
 }
 
+TEST_F(TrainerRuns, StageOneMakesALargeStartOfASmallModelAndTrainsNothing) {
+  ASSERT_EQ(Trainer(config("small"), {}).run(), kFinished);
+  const std::vector<std::string> settings = {
+      "train.stage=1",           "data.sampler=cubic",
+      "model.n_layer=3",         "model.n_embd=24",
+      "train.init_partial=true", "train.init_from=" + (folder_ / "small").string()};
+  ASSERT_EQ(Trainer(config("init", settings), {}).run(), kFinished);
+  EXPECT_FALSE(fs::exists(folder_ / "init" / "latest"));
+  const auto small = model::read_tensors(checkpoint("small", 8) / "model.safetensors");
+  const auto large = model::read_tensors(folder_ / "init" / "rwkv-init.pth");
+  EXPECT_EQ(large.at("emb.weight").sizes(), at::IntArrayRef({256, 24}));
+  // Element i of 24 lies at i / 24 * 16 of the 16; from place 15 on the last one repeats.
+  const at::Tensor from = small.at("blocks.1.att.time_decay");
+  const at::Tensor to = large.at("blocks.1.att.time_decay");
+  EXPECT_NEAR(to[4].item<double>(), from[2].item<double>() / 3 + from[3].item<double>() * 2 / 3,
+              1e-5);
+  EXPECT_EQ(to[23].item<float>(), from[15].item<float>());
+
+  EXPECT_THROW(Trainer(config("small", {"train.stage=1", "data.sampler=cubic"}), {}).run(),
+               UserError);
+  EXPECT_THROW(Trainer(config("less", {"train.stage=1", "data.sampler=cubic", "model.n_layer=1",
+                                       "train.init_partial=true", settings.back()}),
+                       {}),
+               UserError);
+}
+
 TEST_F(TrainerRuns, WhatFailsBesideTheTrainingCostsNoStep) {
   const std::vector<std::string> settings = {"checkpoint.pth_every=3"};
   fs::create_directories(folder_ / "extras" / "rwkv-3.pth" / "in_the_way");
