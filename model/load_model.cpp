@@ -1,16 +1,15 @@
 #include "model/load_model.h"
 
-#include "data/base/error.h"
 #include "model/factory.h"
+#include "model/formats/tensor_file.h"
 #include "model/weights.h"
 
 namespace rwkv::model {
 
 std::shared_ptr<LanguageModel> load_model(const std::filesystem::path& file) {
-  const Tensors tensors = read_tensors(file);
-  const std::string where = printable(file.string());
-  auto model = build_model(config_from_shapes(shapes_of(tensors), where));
-  load_weights(*model, tensors, where);
+  const formats::TensorFile tensors = formats::open_tensor_file(file);
+  auto model = build_model(config_of(tensors));
+  load_weights(*model, tensors);
   model->eval();
   return model;
 }
