@@ -17,6 +17,8 @@
 #include "data/npy.h"
 #include "data/text_dataset.h"
 #include "data/token_type.h"
+#include "data/tokenize_file.h"
+#include "data/vocabulary.h"
 
 namespace rwkv::data {
 namespace {
@@ -218,6 +220,8 @@ constexpr std::array kKindNames{
     KindName{SourceKind::kNpy, "npy"},
     KindName{SourceKind::kRaw, "raw"},
     KindName{SourceKind::kDummy, "dummy"},
+    KindName{SourceKind::kText, "text"},
+    KindName{SourceKind::kJsonl, "jsonl"},
 };
 
 SourceKind resolve(const SourceSpec& spec) {
@@ -231,6 +235,9 @@ SourceKind resolve(const SourceSpec& spec) {
   }
   std::error_code ignored;
   if (has_index && !fs::is_regular_file(path, ignored)) return SourceKind::kBinidx;
+  if (spec.tokenizer != nullptr && spec.dtype.empty()) {
+    return path.extension() == ".jsonl" ? SourceKind::kJsonl : SourceKind::kText;
+  }
   if (!spec.vocab_file.empty()) return SourceKind::kCharacters;
   return spec.dtype.empty() ? SourceKind::kBytes : SourceKind::kRaw;
 }
@@ -277,6 +284,17 @@ std::unique_ptr<TokenSource> open_raw(const SourceSpec& spec) {
   return std::make_unique<RawSource>(MappedFile(spec.path), parse_token_type(spec.dtype, name), 0);
 }
 
+std::unique_ptr<TokenSource> open_text(const SourceSpec& spec, bool jsonl) {
+  if (spec.tokenizer == nullptr) {
+    user_error("{}: text and jsonl need a tokenizer; name its file, e.g. rwkv_vocab_v20230424.txt",
+               shown(spec.path));
+  }
+  TokenizeOptions options;
+  options.jsonl = jsonl;
+  options.append_eod = spec.tokenizer->end_of_text().has_value();
+  return open_tokenized(spec.path, spec.tokenizer, options);
+}
+
 template <typename Source, typename File>
 std::unique_ptr<TokenSource> open_typed(const SourceSpec& spec) {
   auto source = std::make_unique<Source>(File(fs::path(spec.path)));
@@ -301,8 +319,7 @@ SourceKind parse_source_kind(std::string_view name, std::string_view place) {
   }
   user_error(
       "{}: no kind of data is called '{}'; use one of auto, bytes, characters, utf16le, binidx, "
-      "npy, "
-      "raw, dummy",
+      "npy, raw, text, jsonl, dummy",
       place, printable(name));
 }
 
@@ -324,6 +341,10 @@ std::unique_ptr<TokenSource> open_tokens(const SourceSpec& spec) {
       return open_raw(spec);
     case SourceKind::kDummy:
       return open_dummy();
+    case SourceKind::kText:
+      return open_text(spec, /*jsonl=*/false);
+    case SourceKind::kJsonl:
+      return open_text(spec, /*jsonl=*/true);
     case SourceKind::kAuto:
       break;
   }

@@ -9,6 +9,7 @@
 namespace rwkv::data {
 
 class CharVocab;
+class Vocabulary;
 
 /// One long stream of tokens, wherever they come from. Immutable; read() is safe from several
 /// threads.
@@ -50,18 +51,21 @@ class TokenSource {
 };
 
 enum class SourceKind {
-  kAuto,        ///< by name: .npy, .idx, .bin, PREFIX with PREFIX.idx; characters if a vocab_file
-                ///< is given, raw if a dtype is; else bytes
-  kBytes,       ///< any file, one token for each byte
-  kCharacters,  ///< UTF-8 text, one token for each character
+  kAuto,   ///< by name: .npy, .idx, .bin, PREFIX with PREFIX.idx; .jsonl and text if a
+           ///< tokenizer is given, characters if a vocab_file is, raw if a dtype is; else bytes
+  kBytes,  ///< any file, one token for each byte
+  kCharacters,         ///< UTF-8 text, one token for each character
   kUtf16leCharacters,  ///< UTF-16LE text
   kBinidx,             ///< PREFIX.bin with PREFIX.idx
   kNpy,                ///< one-dimensional NumPy array
   kRaw,                ///< tokens of `dtype` without header, also a .bin without its .idx
   kDummy,              ///< made-up sums as characters, no file
+  kText,               ///< one document in the tokens of `tokenizer`, then end of text
+  kJsonl,              ///< a document for each line (jsonl_text()), each with end of text
 };
 
-/// "auto", "bytes", "characters", "utf16le", "binidx", "npy", "raw", "dummy". Throws UserError that
+/// "auto", "bytes", "characters", "utf16le", "binidx", "npy", "raw", "dummy", "text", "jsonl".
+/// Throws UserError that
 /// begins with `place`.
 SourceKind parse_source_kind(std::string_view name, std::string_view place);
 
@@ -70,6 +74,7 @@ struct SourceSpec {
   SourceKind kind = SourceKind::kAuto;
   std::string dtype{};  ///< of raw files; for binidx and npy it must agree with the file if given
   std::string vocab_file{};  ///< vocab.json for characters; empty: made from the text
+  std::shared_ptr<const Vocabulary> tokenizer{};  ///< of text and jsonl
 };
 
 /// Opens the tokens that `spec` describes. Throws UserError, naming file and mend, when that cannot

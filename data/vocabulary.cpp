@@ -1,6 +1,7 @@
 #include "data/vocabulary.h"
 
 #include <algorithm>
+#include <stdexcept>
 #include <utility>
 
 #include "data/base/error.h"
@@ -26,7 +27,12 @@ class ByteVocabulary final : public Vocabulary {
     }
     return text;
   }
-  [[nodiscard]] std::string to_json() const override { return {}; }
+  size_t encode_part(std::string_view text, std::vector<int64_t>& ids) const override {
+    const auto more = encode(text);
+    ids.insert(ids.end(), more.begin(), more.end());
+    return text.size();
+  }
+  [[nodiscard]] VocabularyFile file() const override { return {}; }
 };
 
 class CharacterVocabulary final : public Vocabulary {
@@ -41,15 +47,60 @@ class CharacterVocabulary final : public Vocabulary {
   [[nodiscard]] std::string decode(std::span<const int64_t> ids) const override {
     return characters_.decode(ids);
   }
-  [[nodiscard]] std::string to_json() const override {
-    return characters_.to_json(TextEncoding::kUtf8);
+  size_t encode_part(std::string_view text, std::vector<int64_t>& ids) const override {
+    const size_t whole = text.size() - incomplete_utf8_tail(text);
+    const auto more = encode(text.substr(0, whole));
+    ids.insert(ids.end(), more.begin(), more.end());
+    return whole;
+  }
+  [[nodiscard]] VocabularyFile file() const override {
+    return {.name = "vocab.json", .text = characters_.to_json(TextEncoding::kUtf8)};
   }
 
  private:
   CharVocab characters_;
 };
 
+class PaddedVocabulary final : public Vocabulary {
+ public:
+  PaddedVocabulary(std::shared_ptr<const Vocabulary> inner, int64_t rows)
+      : inner_(std::move(inner)), rows_(rows) {}
+  [[nodiscard]] int64_t size() const override { return rows_; }
+  [[nodiscard]] std::vector<int64_t> encode(std::string_view text) const override {
+    return inner_->encode(text);
+  }
+  size_t encode_part(std::string_view text, std::vector<int64_t>& ids) const override {
+    return inner_->encode_part(text, ids);
+  }
+  [[nodiscard]] std::string decode(std::span<const int64_t> ids) const override {
+    std::vector<int64_t> known;
+    for (const int64_t id : ids) {
+      if (id < inner_->size() || id >= rows_) known.push_back(id);
+    }
+    return inner_->decode(known);
+  }
+  [[nodiscard]] VocabularyFile file() const override { return inner_->file(); }
+  [[nodiscard]] std::optional<int64_t> end_of_text() const override {
+    return inner_->end_of_text();
+  }
+  [[nodiscard]] bool may_be_padded() const override { return true; }
+
+ private:
+  std::shared_ptr<const Vocabulary> inner_;
+  int64_t rows_;
+};
+
 }  // namespace
+
+std::shared_ptr<const Vocabulary> padded_vocabulary(std::shared_ptr<const Vocabulary> vocabulary,
+                                                    int64_t rows) {
+  if (rows < vocabulary->size()) {
+    throw std::logic_error(
+        fmt::format("padded_vocabulary: {} rows for {} ids", rows, vocabulary->size()));
+  }
+  if (rows == vocabulary->size()) return vocabulary;
+  return std::make_shared<PaddedVocabulary>(std::move(vocabulary), rows);
+}
 
 std::shared_ptr<const Vocabulary> byte_vocabulary() { return std::make_shared<ByteVocabulary>(); }
 

@@ -184,8 +184,10 @@ void CheckpointStore::save(const CheckpointState& state, const Adam& optimizer,
   manifest.write_tensors(kOptimizerFile, moments_of(optimizer));
   manifest.write_text("state.json", state_json(state));
   manifest.write_text("config.yaml", state.config_yaml);
-  const std::string vocab_json = vocabulary != nullptr ? vocabulary->to_json() : "";
-  if (!vocab_json.empty()) manifest.write_text("vocab.json", vocab_json);
+  if (vocabulary != nullptr) {
+    const data::VocabularyFile file = vocabulary->file();
+    if (!file.name.empty()) manifest.write_text(file.name, file.text);
+  }
   manifest.commit();
   sync_folder(temporary);
 

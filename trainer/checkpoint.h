@@ -37,7 +37,7 @@ struct CheckpointState {
 ///   model.safetensors                   weights (fp32 masters) by their released names
 ///   optim-00000-of-00001.safetensors    NAME.exp_avg, NAME.exp_avg_sq
 ///   state.json, config.yaml             CheckpointState
-///   vocab.json                          for character models
+///   vocab.json, tokenizer.json or rwkv_vocab.txt   the vocabulary, where bytes do not do
 ///   manifest.json                       written last: size and CRC-32C of every other file
 /// Written as step-N.tmp, synced, renamed; FOLDER/latest is a hint only. docs/formats.md describes
 /// the files.

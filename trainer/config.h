@@ -18,14 +18,16 @@ namespace rwkv::trainer {
 // Every struct names its fields once, in visit(). The YAML reader, the checks of type and range,
 // --set, the dump into checkpoints, --help and the table of the README are all made from that list.
 
-enum class DataKind { kAuto, kBytes, kCharacters, kUtf16le, kBinidx, kNpy, kRaw };
+enum class DataKind { kAuto, kBytes, kCharacters, kUtf16le, kBinidx, kNpy, kRaw, kText, kJsonl };
 inline constexpr std::array kDataKindNames = {Named{DataKind::kAuto, "auto"},
                                               Named{DataKind::kBytes, "bytes"},
                                               Named{DataKind::kCharacters, "characters"},
                                               Named{DataKind::kUtf16le, "utf16le"},
                                               Named{DataKind::kBinidx, "binidx"},
                                               Named{DataKind::kNpy, "npy"},
-                                              Named{DataKind::kRaw, "raw"}};
+                                              Named{DataKind::kRaw, "raw"},
+                                              Named{DataKind::kText, "text"},
+                                              Named{DataKind::kJsonl, "jsonl"}};
 
 using data::SamplerFactor;
 using data::SamplerKind;
@@ -45,6 +47,7 @@ struct DataConfig {
   std::string path;
   std::string dtype;
   std::string vocab_file;
+  std::string tokenizer;
   int64_t train_tokens = 0;
   int64_t train_bytes = 0;
   SamplerKind sampler = SamplerKind::kRandom;
@@ -66,6 +69,9 @@ struct DataConfig {
            "raw: type of the numbers, little endian");
     v.path("vocab_file", self.vocab_file,
            "characters: vocab.json to read, or to write when it is missing");
+    v.path("tokenizer", self.tokenizer,
+           "text and jsonl: tokenizer.json or World vocabulary; for ready-made tokens: what shows "
+           "them as text");
     v.count("train_tokens", self.train_tokens, 0, kMaxCount,
             "the first N tokens train; 0 = all but the tail");
     v.count("train_bytes", self.train_bytes, 0, kMaxCount,

@@ -58,6 +58,15 @@ void Check::data() {
                               data.kind == DataKind::kUtf16le;
   require(has_characters || data.vocab_file.empty(), {"data.vocab_file", "data.kind"},
           "only characters have a vocabulary file; remove it");
+  const bool tokenized = data.kind == DataKind::kText || data.kind == DataKind::kJsonl;
+  require(!tokenized || !data.tokenizer.empty(), {"data.tokenizer", "data.kind"},
+          "missing; text and jsonl are read with a tokenizer, e.g. tokenizers/20B_tokenizer.json");
+  const bool own_ids = data.kind == DataKind::kBytes || data.kind == DataKind::kCharacters ||
+                       data.kind == DataKind::kUtf16le || !data.vocab_file.empty();
+  require(!own_ids || data.tokenizer.empty(), {"data.tokenizer", "data.kind"},
+          "bytes and characters are their own tokens; remove it, or use data.kind text");
+  require(data.tokenizer.empty() || data.train_bytes == 0, {"data.train_bytes", "data.tokenizer"},
+          "tokens of a tokenizer are not split by bytes; use data.train_tokens");
   const bool is_text = has_characters || data.kind == DataKind::kBytes;
   require(is_text || data.train_bytes == 0, {"data.train_bytes", "data.kind"},
           "only text is split by bytes; use data.train_tokens");

@@ -7,8 +7,10 @@
 #include <numbers>
 #include <vector>
 
+#include "data/base/atomic_file.h"
 #include "data/base/error.h"
 #include "data/text_dataset.h"
+#include "data/tokenizers/open_vocabulary.h"
 
 namespace rwkv::trainer {
 namespace {
@@ -16,8 +18,12 @@ namespace {
 namespace fs = std::filesystem;
 using Source = std::shared_ptr<const data::TokenSource>;
 
-data::SourceSpec spec_of(const DataConfig& config, const std::string& path) {
+using Tokenizer = std::shared_ptr<const data::Vocabulary>;
+
+data::SourceSpec spec_of(const DataConfig& config, const std::string& path,
+                         const Tokenizer& tokenizer) {
   data::SourceSpec spec;
+  spec.tokenizer = tokenizer;
   spec.path = path;
   spec.kind = data::parse_source_kind(name_of(kDataKindNames, config.kind), "data.kind: ");
   spec.dtype = config.dtype;
@@ -63,14 +69,17 @@ Split split(const Source& all, const RunConfig& config) {
   return parts;
 }
 
-/// Bytes of UTF-8 behind the tokens of a character source, on average.
-double utf8_bytes_per_token(const data::TokenSource& source, const data::CharVocab& vocab) {
+/// Bytes of text behind the tokens of a source, on average; end of text has none. Nothing for
+/// sources so large that counting would delay the start.
+std::optional<double> text_bytes_per_token(const data::TokenSource& source,
+                                           const data::Vocabulary& vocabulary) {
+  constexpr int64_t kMostTokens = int64_t{1} << 28;
+  if (source.size() > kMostTokens || source.size() == 0) return std::nullopt;
   std::vector<int64_t> length;
-  for (const char32_t c : vocab.characters()) {
-    std::string text;
-    data::append_utf8(text, c);
-    length.push_back(std::ssize(text));
+  for (int64_t id = 0; id < vocabulary.size(); ++id) {
+    length.push_back(std::ssize(vocabulary.decode(std::span(&id, 1))));
   }
+  if (const auto end = vocabulary.end_of_text()) length[static_cast<size_t>(*end)] = 0;
   constexpr int64_t kChunk = 1 << 16;
   std::vector<int64_t> ids(kChunk);
   int64_t bytes = 0;
@@ -78,7 +87,13 @@ double utf8_bytes_per_token(const data::TokenSource& source, const data::CharVoc
     const auto chunk =
         std::span(ids).first(static_cast<size_t>(std::min(kChunk, source.size() - at)));
     source.read(at, chunk);
-    for (const int64_t id : chunk) bytes += length[static_cast<size_t>(id)];
+    for (const int64_t id : chunk) {
+      if (id < 0 || id >= vocabulary.size()) {
+        user_error("{}: token {} is outside the vocabulary of {}; name the tokenizer that made it",
+                   source.name(), id, vocabulary.size());
+      }
+      bytes += length[static_cast<size_t>(id)];
+    }
   }
   return static_cast<double>(bytes) / static_cast<double>(source.size());
 }
@@ -114,8 +129,8 @@ data::SamplerConfig sampler_config(const RunConfig& config) {
 
 /// The general text that data.qa_mask mixes in; `all` is the text of the questions.
 Source open_general_text(const RunConfig& config, const data::TokenSource& all,
-                         const std::string& vocab_file) {
-  data::SourceSpec spec = spec_of(config.data, config.data.general_path);
+                         const Tokenizer& tokenizer, const std::string& vocab_file) {
+  data::SourceSpec spec = spec_of(config.data, config.data.general_path, tokenizer);
   if (!vocab_file.empty()) spec.vocab_file = vocab_file;
   Source general = data::open_tokens(spec);
   const int64_t least = config.train.ctx_len + 2;
@@ -132,9 +147,22 @@ Source open_general_text(const RunConfig& config, const data::TokenSource& all,
   return general;
 }
 
-int64_t choose_vocab_size(const RunConfig& config, const data::TokenSource& source) {
+/// Models of tokenizers have a multiple of 128 rows by custom: 50304 for 20B, 65536 for World.
+int64_t padded_size(int64_t size) { return (size + 127) / 128 * 128; }
+
+int64_t choose_vocab_size(const RunConfig& config, const data::TokenSource& source,
+                          const Tokenizer& tokenizer) {
   const int64_t configured = config.model.vocab_size;
-  const int64_t found = source.vocab_size();
+  if (tokenizer != nullptr && tokenizer->may_be_padded()) {
+    if (configured == 0) return padded_size(tokenizer->size());
+    if (configured >= tokenizer->size()) return configured;
+    user_error(
+        "model.vocab_size: {} is less than the {} tokens of data.tokenizer {}; set it to 0 or to "
+        "{}",
+        configured, tokenizer->size(), printable(config.data.tokenizer),
+        padded_size(tokenizer->size()));
+  }
+  const int64_t found = tokenizer != nullptr ? tokenizer->size() : source.vocab_size();
   if (configured == 0 && found == 0) {
     user_error(
         "model.vocab_size: {} does not say how many tokens there are; set it to the tokenizer's "
@@ -149,11 +177,45 @@ int64_t choose_vocab_size(const RunConfig& config, const data::TokenSource& sour
   return configured > 0 ? configured : found;
 }
 
+/// The tokenizer of the data; a copy goes into the run's folder, so that its models find it there.
+Tokenizer open_tokenizer(const RunConfig& config) {
+  if (config.data.tokenizer.empty()) return nullptr;
+  auto tokenizer = data::open_vocabulary(config.data.tokenizer);
+  const data::VocabularyFile file = tokenizer->file();
+  if (!file.name.empty()) {
+    write_file_atomically(fs::path(config.train.out_dir) / file.name, file.text);
+  }
+  return tokenizer;
+}
+
+/// What shows the ids as text, and how much text that is.
+void set_vocabulary(Dataset& set, const data::TokenSource& all, const Tokenizer& tokenizer) {
+  if (tokenizer != nullptr) {
+    set.vocabulary =
+        tokenizer->may_be_padded() ? data::padded_vocabulary(tokenizer, set.vocab_size) : tokenizer;
+  } else if (const data::CharVocab* characters = all.vocab(); characters != nullptr) {
+    set.vocabulary = data::character_vocabulary(*characters);
+    set.tokens_are_characters = true;
+  } else if (all.vocab_size() == 256 && set.vocab_size == 256) {
+    set.vocabulary = data::byte_vocabulary();
+    set.train_bytes_per_token = 1.0;
+    set.validation_bytes_per_token = 1.0;
+    return;
+  } else {
+    return;
+  }
+  set.train_bytes_per_token = text_bytes_per_token(*set.train, *set.vocabulary);
+  if (set.validation) {
+    set.validation_bytes_per_token = text_bytes_per_token(*set.validation, *set.vocabulary);
+  }
+}
+
 }  // namespace
 
 Dataset open_dataset(const RunConfig& config) {
   const DataConfig& d = config.data;
-  const Source all = data::open_tokens(spec_of(d, d.path));
+  const Tokenizer tokenizer = open_tokenizer(config);
+  const Source all = data::open_tokens(spec_of(d, d.path, tokenizer));
   const Split parts = split(all, config);
   data::check_tail_allowed(d.magic_prime, parts.validation ? parts.validation->size() : 0,
                            "data.magic_prime");
@@ -161,7 +223,7 @@ Dataset open_dataset(const RunConfig& config) {
   set.train = parts.train;
   set.validation = parts.validation;
   set.fingerprint = all->fingerprint();
-  set.vocab_size = choose_vocab_size(config, *all);
+  set.vocab_size = choose_vocab_size(config, *all, tokenizer);
   const data::CharVocab* characters = all->vocab();
   if (characters != nullptr && set.vocab_size != all->vocab_size()) {
     user_error(
@@ -172,22 +234,11 @@ Dataset open_dataset(const RunConfig& config) {
   }
   const std::string vocab_file = characters != nullptr ? store_vocabulary(config, *characters) : "";
   if (!config.validation.path.empty()) {
-    data::SourceSpec spec = spec_of(d, config.validation.path);
+    data::SourceSpec spec = spec_of(d, config.validation.path, tokenizer);
     if (!vocab_file.empty()) spec.vocab_file = vocab_file;
     set.validation = data::open_tokens(spec);
   }
-  if (characters != nullptr) {
-    set.vocabulary = data::character_vocabulary(*characters);
-    set.tokens_are_characters = true;
-    set.train_bytes_per_token = utf8_bytes_per_token(*set.train, *characters);
-    if (set.validation) {
-      set.validation_bytes_per_token = utf8_bytes_per_token(*set.validation, *characters);
-    }
-  } else if (all->vocab_size() == 256 && set.vocab_size == 256) {
-    set.vocabulary = data::byte_vocabulary();
-    set.train_bytes_per_token = 1.0;
-    set.validation_bytes_per_token = 1.0;
-  }
+  set_vocabulary(set, *all, tokenizer);
   const int64_t least = config.train.ctx_len + 2;
   if (set.train->size() < least || (set.validation && set.validation->size() < least)) {
     user_error(
@@ -199,7 +250,7 @@ Dataset open_dataset(const RunConfig& config) {
   set.sampler = std::make_unique<data::Sampler>(sampler_config(config), set.train->size(),
                                                 config.train.ctx_len, "data: " + all->name());
   if (d.qa_mask > 0) {
-    set.general = open_general_text(config, *all, vocab_file);
+    set.general = open_general_text(config, *all, tokenizer, vocab_file);
     set.fingerprint = fmt::format("{}+{}", set.fingerprint, set.general->fingerprint());
     set.qa_mixture = std::make_unique<data::QaMixture>(
         set.train, *set.sampler, set.general, config.train.ctx_len,

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "data/base/error.h"
+#include "data/tokenizers/open_vocabulary.h"
 #include "model/weights.h"
 #include "trainer/checkpoint.h"
 #include "trainer/model_source.h"
@@ -114,6 +115,15 @@ void log_list(const char* what, const std::vector<std::string>& names) {
   if (!names.empty()) spdlog::warn("{} ({}): {}", what, names.size(), fmt::join(names, ", "));
 }
 
+/// Whether each id stands for the same bytes in both.
+bool same_tokens(const data::Vocabulary& a, const data::Vocabulary& b) {
+  if (a.size() != b.size()) return false;
+  for (int64_t id = 0; id < a.size(); ++id) {
+    if (a.decode(std::span(&id, 1)) != b.decode(std::span(&id, 1))) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 RunConfig with_sizes_of_initial_weights(RunConfig config) {
@@ -142,19 +152,20 @@ RunConfig with_sizes_of_initial_weights(RunConfig config) {
 
 void check_initial_vocabulary(const RunConfig& config, const data::Vocabulary* vocabulary) {
   if (config.train.init_from.empty()) return;
-  const fs::path stored =
-      find_weights(config.train.init_from, "train.init_from").parent_path() / "vocab.json";
-  std::error_code ignored;
-  if (!fs::exists(stored, ignored)) return;
-  const auto trained = data::open_character_vocabulary(stored);
-  if (vocabulary != nullptr && vocabulary->to_json() == trained->to_json()) return;
+  const auto stored = vocabulary_beside(find_weights(config.train.init_from, "train.init_from"));
+  if (!stored) return;
+  const auto trained = data::open_vocabulary(stored->string());
+  const bool characters = !trained->may_be_padded();
+  // Ready-made tokens do not say which tokenizer made them; characters come with their text.
+  if (vocabulary == nullptr && !characters) return;
+  if (vocabulary != nullptr && same_tokens(*vocabulary, *trained)) return;
   if (config.train.init_partial && vocabulary != nullptr && vocabulary->size() != trained->size()) {
     return;
   }
-  user_error(
-      "data.vocab_file: the model of train.init_from knows other characters than {}; set "
-      "data.vocab_file: {}",
-      printable(config.data.path), printable(stored.string()));
+  const std::string_view key = characters ? "data.vocab_file" : "data.tokenizer";
+  user_error("{}: the model of train.init_from knows other {} than {}; set {}: {}", key,
+             characters ? "characters" : "tokens", printable(config.data.path), key,
+             printable(stored->string()));
 }
 
 void load_initial_weights(const RunConfig& config, model::LanguageModel& model) {

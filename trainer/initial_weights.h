@@ -17,9 +17,9 @@ namespace rwkv::trainer {
 /// taken.
 RunConfig with_sizes_of_initial_weights(RunConfig config);
 
-/// Throws UserError when the model of train.init_from came with a vocab.json and `vocabulary`
-/// (null: none) holds other characters: its embedding would be read with the wrong ids. With
-/// train.init_partial another number of characters is allowed, since then nothing is taken over.
+/// Throws UserError when the model of train.init_from came with a vocabulary and `vocabulary`
+/// (null: none) holds other tokens: its embedding would be read with the wrong ids. With
+/// train.init_partial another number of tokens is allowed, since then nothing is taken over.
 void check_initial_vocabulary(const RunConfig& config, const data::Vocabulary* vocabulary);
 
 /// Loads train.init_from, where one is set, into `model`, which has the sizes of `config`. With

@@ -1,6 +1,7 @@
 #include "trainer/model_source.h"
 
 #include "data/base/error.h"
+#include "data/tokenizers/open_vocabulary.h"
 #include "model/factory.h"
 #include "model/formats/huggingface.h"
 #include "model/formats/tensor_file.h"
@@ -15,28 +16,39 @@ namespace fs = std::filesystem;
 
 std::shared_ptr<const data::Vocabulary> find_vocabulary(const fs::path& weights, int64_t vocab_size,
                                                         const std::string& vocab_file) {
-  const fs::path folder = fs::is_directory(weights) ? weights : weights.parent_path();
-  const fs::path beside = folder / "vocab.json";
-  std::shared_ptr<const data::Vocabulary> vocabulary;
-  if (!vocab_file.empty()) {
-    vocabulary = data::open_character_vocabulary(vocab_file);
-  } else if (std::error_code ignored; fs::exists(beside, ignored)) {
-    vocabulary = data::open_character_vocabulary(beside);
-  } else if (vocab_size == 256) {
-    vocabulary = data::byte_vocabulary();
+  std::string file = vocab_file;
+  if (file.empty()) {
+    if (const auto beside = vocabulary_beside(weights)) {
+      file = beside->string();
+    } else if (vocab_size == 256) {
+      file = "bytes";
+    } else {
+      return nullptr;
+    }
   }
-  if (vocabulary && vocabulary->size() != vocab_size) {
+  auto vocabulary = data::open_vocabulary(file);
+  const int64_t size = vocabulary->size();
+  if (size != vocab_size && !(vocabulary->may_be_padded() && size < vocab_size)) {
     user_error(
-        "{} has {} characters, the model in {} has vocab_size {}; name the vocabulary that it was "
-        "trained "
-        "with",
-        printable(vocab_file.empty() ? beside.string() : vocab_file), vocabulary->size(),
-        printable(weights.string()), vocab_size);
+        "{} has {} tokens, the model in {} has vocab_size {}; name the vocabulary that it was "
+        "trained with",
+        printable(file), size, printable(weights.string()), vocab_size);
   }
-  return vocabulary;
+  return data::padded_vocabulary(std::move(vocabulary), vocab_size);
 }
 
 }  // namespace
+
+std::optional<fs::path> vocabulary_beside(const fs::path& weights) {
+  const fs::path folder = fs::is_directory(weights) ? weights : weights.parent_path();
+  // Hugging Face folders may hold a vocab.json of another kind beside their tokenizer.json.
+  for (const char* name : {"tokenizer.json", "20B_tokenizer.json", "rwkv_vocab.txt",
+                           "rwkv_vocab_v20230424.txt", "vocab.json"}) {
+    std::error_code ignored;
+    if (fs::exists(folder / name, ignored)) return folder / name;
+  }
+  return std::nullopt;
+}
 
 model::HeadQkReduce stored_head_qk_reduce(const fs::path& weights) {
   const fs::path checkpoint = weights.parent_path();

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -20,9 +21,13 @@ struct ModelSource {
 /// Opens what `--model` names: a run's folder (its newest valid checkpoint), a checkpoint's folder,
 /// a weight file or a Hugging Face folder, see formats::open_tensor_file(). Sizes come from the
 /// file; model.head_qk_reduce comes from the checkpoint, and is `sum` for a single file. The
-/// vocabulary is the checkpoint's own; for a single file it is `vocab_file` (a vocab.json) if
-/// given, the bytes when the model has 256 tokens, or a vocab.json beside the file.
+/// vocabulary is `vocab_file` (see data::open_vocabulary) if given, the one beside the weights, or
+/// the bytes when the model has 256 tokens.
 ModelSource open_model(const std::filesystem::path& path, const std::string& vocab_file = {});
+
+/// The tokenizer or vocab.json that lies in the folder of `weights`, as checkpoints and Hugging
+/// Face folders have it.
+std::optional<std::filesystem::path> vocabulary_beside(const std::filesystem::path& weights);
 
 /// How Head-QK was trained cannot be read off weights; a checkpoint says it in its config.yaml.
 /// `sum` for weights that lie in no checkpoint.

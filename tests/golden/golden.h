@@ -14,6 +14,9 @@ class Report {
   void compare(const std::string& quantity, double difference, double bound);
   /// Records an exact comparison.
   void equal(const std::string& quantity, bool same) { compare(quantity, same ? 0.0 : 1.0, 0.0); }
+  /// The file cannot be checked here, and why.
+  void skip(const std::string& reason) { skipped_ = reason; }
+  [[nodiscard]] const std::string& skipped() const { return skipped_; }
 
   struct Line {
     std::string quantity;
@@ -25,6 +28,7 @@ class Report {
 
  private:
   std::vector<Line> lines_;
+  std::string skipped_;
 };
 
 /// Checks one file against our implementation; throws when the file cannot be read.
@@ -33,6 +37,8 @@ using Checker = void (*)(const std::filesystem::path& file, Report& report);
 // One function per family of files; which file goes where stands in the table of golden_main.cpp.
 void check_binidx(const std::filesystem::path& file, Report& report);       // binidx*.json
 void check_jsonl_pair(const std::filesystem::path& file, Report& report);   // *.idx with its .bin
+void check_jsonl(const std::filesystem::path& file, Report& report);        // jsonl_*.idx
+void check_tokens(const std::filesystem::path& file, Report& report);       // tokens_*.json
 void check_charlevel(const std::filesystem::path& file, Report& report);    // charlevel*.json
 void check_sampler(const std::filesystem::path& file, Report& report);      // sampler*.json
 void check_qa_mask(const std::filesystem::path& file, Report& report);      // qa_mask*.json

@@ -16,6 +16,7 @@
 #include "data/text_dataset.h"
 #include "data/token_source.h"
 #include "trainer/apps/commands.h"
+#include "trainer/apps/data_text.h"
 #include "trainer/exit_code.h"
 
 namespace rwkv::apps {
@@ -33,6 +34,7 @@ struct Arguments {
   int64_t vocab_size = 0;
   std::vector<int64_t> ctx_lens{1024};
   bool force = false;
+  TextArguments text;
 };
 
 std::unique_ptr<data::TokenSource> open(const Arguments& a) {
@@ -95,11 +97,11 @@ int info(const Arguments& arguments) {
   return trainer::kFinished;
 }
 
-/// u16 where every id fits, as the original writers choose it; else i32.
-data::TokenType output_type(const Arguments& arguments, const data::TokenSource& source) {
+/// u16 where every id fits, as the original writers choose it; else i32. `found`: 0 = unknown.
+data::TokenType output_type(const Arguments& arguments, int64_t found) {
   if (arguments.out_dtype == "u16") return data::TokenType::kUint16;
   if (arguments.out_dtype == "i32") return data::TokenType::kInt32;
-  const int64_t vocab_size = arguments.vocab_size > 0 ? arguments.vocab_size : source.vocab_size();
+  const int64_t vocab_size = arguments.vocab_size > 0 ? arguments.vocab_size : found;
   constexpr int64_t kSmall = 65500;
   return vocab_size > 0 && vocab_size < kSmall ? data::TokenType::kUint16 : data::TokenType::kInt32;
 }
@@ -119,10 +121,34 @@ void refuse_overwrite(const Arguments& arguments) {
   }
 }
 
+/// Whether the input is .jsonl; refuses what no tokenizer reads.
+bool is_jsonl(const Arguments& arguments) {
+  if (arguments.kind == "auto") return fs::path(arguments.path).extension() == ".jsonl";
+  if (arguments.kind == "text" || arguments.kind == "jsonl") return arguments.kind == "jsonl";
+  user_error("--kind: {} is not read with a tokenizer; use text or jsonl, or leave out --tokenizer",
+             printable(arguments.kind));
+}
+
+int build_with_tokenizer(const Arguments& arguments) {
+  const bool jsonl = is_jsonl(arguments);
+  const auto tokenizer = open_tokenizer(arguments.text);
+  data::IndexedDatasetBuilder builder(arguments.out, output_type(arguments, tokenizer->size()));
+  build_from_text(arguments.path, jsonl, *tokenizer, arguments.text, builder);
+  builder.finish();
+  fmt::print("wrote {} and .idx: {} tokens\n",
+             printable(data::indexed_paths(arguments.out).bin.string()), builder.tokens());
+  // Embeddings are padded to a multiple of 128 by custom (50304 for 20B, 65536 for World).
+  fmt::print("vocab_size: {}, padded {}\n", tokenizer->size(),
+             (tokenizer->size() + 127) / 128 * 128);
+  print_magic_primes(builder.tokens(), arguments.ctx_lens);
+  return trainer::kFinished;
+}
+
 int build(const Arguments& arguments) {
   refuse_overwrite(arguments);
+  if (!arguments.text.tokenizer.empty()) return build_with_tokenizer(arguments);
   const auto source = open(arguments);
-  data::IndexedDatasetBuilder builder(arguments.out, output_type(arguments, *source));
+  data::IndexedDatasetBuilder builder(arguments.out, output_type(arguments, source->vocab_size()));
   // A token stream without documents becomes one, in pieces that fit memory; training reads across
   // them.
   constexpr int64_t kSequence = int64_t{1} << 26;
@@ -154,7 +180,8 @@ int build(const Arguments& arguments) {
 void add_source_options(CLI::App& command, Arguments& arguments) {
   command
       .add_option("--kind", arguments.kind,
-                  "auto (by name), bytes, characters, utf16le, binidx, npy or raw (with --dtype)")
+                  "auto (by name), bytes, characters, utf16le, binidx, npy, raw (with --dtype); "
+                  "text or jsonl (with --tokenizer)")
       ->capture_default_str();
   command.add_option("--dtype", arguments.dtype, "Type of raw tokens: u8, u16, i32, ...");
   command.add_option("--vocab", arguments.vocab, "vocab.json to read characters with");
@@ -184,11 +211,13 @@ void add_data(CLI::App& program, int& exit_code) {
   make->add_option("--out", arguments->out, "Common name of the .bin and .idx to write")
       ->required();
   add_source_options(*make, *arguments);
+  add_text_options(*make, arguments->text);
   make->add_option("--out-dtype", arguments->out_dtype, "Type to store: auto, u16 or i32")
       ->check(CLI::IsMember({"auto", "u16", "i32"}))
       ->capture_default_str();
   make->add_flag("--force", arguments->force, "Overwrite an existing pair");
   make->callback([arguments, &exit_code] { exit_code = build(*arguments); });
+  add_data_tokens(*command, exit_code);
 }
 
 }  // namespace rwkv::apps
