@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "model/head_loss.h"
 #include "model/model_config.h"
 #include "model/state.h"
 
@@ -36,6 +37,10 @@ class LanguageModel : public torch::nn::Module {
   at::Tensor forward(const at::Tensor& ids, State& state) {
     return forward(ids, &state, Positions::kAll);
   }
+
+  /// The same up to the head, for a loss that needs no logits (model/head_loss.h): what
+  /// forward(ids) makes its logits of.
+  virtual HeadInput forward_to_head(const at::Tensor& ids) = 0;
 
   [[nodiscard]] virtual const ModelConfig& config() const = 0;
 

@@ -15,10 +15,8 @@ namespace {
 double sum_of_loss(model::LanguageModel& model, const at::Tensor& inputs,
                    const at::Tensor& targets) {
   const at::Device device = model.parameters().front().device();
-  const at::Tensor logits = model.forward(inputs.to(device));
-  const auto math = logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  const at::Tensor log_p = at::log_softmax(logits, -1, math);
-  return -log_p.gather(-1, targets.to(device).unsqueeze(-1)).sum(at::kDouble).item<double>();
+  const model::HeadInput head = model.forward_to_head(inputs.to(device));
+  return model::head_cross_entropy(head, targets.to(device)).sum(at::kDouble).item<double>();
 }
 
 std::span<int64_t> span_of(const at::Tensor& ids) {

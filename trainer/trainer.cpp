@@ -259,9 +259,10 @@ Trainer::BatchResult Trainer::forward_backward(int64_t real_bsz) {
         .grad_cp = t.grad_cp,
         .dropout = t.dropout,
         .dropout_seed = data::random_bits(static_cast<uint64_t>(t.seed), first_ordinal, 1)};
-    const at::Tensor loss =
-        cross_entropy(model_->forward(batch.inputs), batch.targets, l2wrap, batch.mask);
-    (loss * (loss_scaler_.scale / static_cast<double>(micro_batches))).backward();
+    const double loss_factor = loss_scaler_.scale / static_cast<double>(micro_batches);
+    const at::Tensor loss = head_cross_entropy(model_->forward_to_head(batch.inputs), batch.targets,
+                                               l2wrap, batch.mask, loss_factor);
+    (loss * loss_factor).backward();
     if (micro_batches > 1) optimizer_->accumulate_gradients();
     loss_sum += loss.detach().to(at::kDouble) / static_cast<double>(micro_batches);
   }
