@@ -23,7 +23,9 @@
 #include "trainer/flops.h"
 #include "trainer/initial_weights.h"
 #include "trainer/loss.h"
+#include "trainer/machine_facts.h"
 #include "trainer/machine_speed.h"
+#include "trainer/plan.h"
 #include "trainer/signal.h"
 #include "trainer/version.h"
 
@@ -80,6 +82,14 @@ std::string type_name(at::ScalarType type) {
   return type == at::kHalf ? "fp16" : c10::toString(type);
 }
 
+/// Allocating more than there is takes a minute of paging before the kernel ends the process.
+void warn_of_memory(const RunConfig& config) {
+  if (config.train.device != "cpu" || config.train.stage == 1) return;
+  const int64_t memory = read_memory("/").usable_total();
+  const std::string warning = memory > 0 ? check_memory(config, static_cast<double>(memory)) : "";
+  if (!warning.empty()) spdlog::warn("{}", warning);
+}
+
 int64_t count_parameters(model::LanguageModel& model) {
   int64_t count = 0;
   for (const at::Tensor& parameter : model.parameters()) count += parameter.numel();
@@ -103,6 +113,7 @@ Trainer::Trainer(RunConfig config, TrainOptions options)
                 mini_epochs(config_.train, data_.scheduled_samples(config_.data))) {
   check_prompt(config_.sample, data_.vocabulary.get());
   config_.model.vocab_size = data_.vocab_size;
+  warn_of_memory(config_);
   model_ = new_model(config_, schedule_.lr_init());
   freeze(*model_, config_.optimizer.freeze);
   const auto checkpoint = find_checkpoint();
@@ -339,6 +350,7 @@ void Trainer::after_step() {
   RECORD_USER_SCOPE("rwkv::after_step");
   data_.train->check_unchanged();
   if (data_.general) data_.general->check_unchanged();
+  if (data_.loss_mask) data_.loss_mask->check_unchanged();
   if (due(progress_.step, config_.validation.every)) validate();
   if (due(progress_.step, config_.sample.every)) sample();
   // The last checkpoint is intact; a disk that is full now may have room at the next save.
@@ -365,7 +377,8 @@ void Trainer::validate() {
   ValidationMetrics m;
   m.step = progress_.step;
   m.tokens = progress_.tokens;
-  const ValidationPlan plan{v.windows, config_.train.ctx_len, micro_bsz};
+  const ValidationPlan plan{v.windows, config_.train.ctx_len, micro_bsz,
+                            data_.validation_loss_mask.get()};
   m.val_loss = validation_loss(*model_, *data_.validation, plan, show_validation_progress);
   m.val_bits_per_byte = bits_per_byte(m.val_loss, data_.validation_bytes_per_token);
   if (data_.tokens_are_characters) m.val_bits_per_character = m.val_loss / std::log(2.0);
@@ -481,10 +494,10 @@ void Trainer::resume(const std::filesystem::path& checkpoint) {
 void Trainer::check_resumed(const CheckpointState& state) const {
   RunConfig before = parse_run_config(state.config_yaml, "config.yaml of the checkpoint");
   for (const Difference& d : differences(before, config_)) {
-    const bool fixed =
-        d.key.starts_with("model.") || d.key == "train.ctx_len" || d.key == "train.seed" ||
-        d.key == "optimizer.freeze" ||
-        (d.key.starts_with("data.") && d.key != "data.path" && d.key != "data.general_path");
+    const bool fixed = d.key.starts_with("model.") || d.key == "train.ctx_len" ||
+                       d.key == "train.seed" || d.key == "optimizer.freeze" ||
+                       (d.key.starts_with("data.") && d.key != "data.path" &&
+                        d.key != "data.general_path" && d.key != "data.loss_mask");
     if (fixed) {
       user_error(
           "{}: the checkpoint in {} was trained with {}, the configuration says {}; set it back, "

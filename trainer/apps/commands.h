@@ -13,5 +13,7 @@ void add_info(CLI::App& program, int& exit_code);
 void add_report(CLI::App& program, int& exit_code);
 void add_doctor(CLI::App& program, int& exit_code);
 void add_convert(CLI::App& program, int& exit_code);
+void add_bench(CLI::App& program, int& exit_code);
+void add_plan(CLI::App& program, int& exit_code);
 
 }  // namespace rwkv::apps
