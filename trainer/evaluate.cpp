@@ -37,7 +37,8 @@ double validation_loss(model::LanguageModel& model, const data::TokenSource& tex
       text.size(), plan.ctx_len, "validation: " + text.name(), plan.windows);
   const auto n = static_cast<int64_t>(offsets.size());
   double sum = 0;
-  for (int64_t first = 0; first < n; first += plan.micro_bsz) {
+  for (int64_t first = plan.rank * plan.micro_bsz; first < n;
+       first += plan.world_size * plan.micro_bsz) {
     const int64_t rows = std::min(plan.micro_bsz, n - first);
     const at::Tensor inputs = at::empty({rows, plan.ctx_len}, at::kLong);
     const at::Tensor targets = at::empty_like(inputs);
@@ -48,7 +49,7 @@ double validation_loss(model::LanguageModel& model, const data::TokenSource& tex
     sum += sum_of_loss(model, inputs, targets);
     if (on_progress) on_progress(first + rows, n);
   }
-  return sum / static_cast<double>(n * plan.ctx_len);
+  return plan.sum_over_ranks(sum) / static_cast<double>(n * plan.ctx_len);
 }
 
 }  // namespace rwkv::trainer
