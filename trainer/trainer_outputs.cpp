@@ -11,6 +11,7 @@
 #include "data/base/error.h"
 #include "model/generate.h"
 #include "model/weights.h"
+#include "trainer/distributed/agreement.h"
 #include "trainer/evaluate.h"
 #include "trainer/flops.h"
 #include "trainer/machine_speed.h"
@@ -48,7 +49,10 @@ void Trainer::log_step(const SchedulePoint& now, const BatchResult& result) {
   m.lr = now.lr;
   m.grad_norm = result.grad_norm;
   m.tokens_per_s = static_cast<double>(real_bsz(now) * config_.train.ctx_len) / elapsed.count();
-  const auto mfu = [&] { return m.tokens_per_s * flops_per_token_ / product_flops_per_s_; };
+  if (!is_main()) return;
+  if (!group_->is_alone()) m.wait_s = step_waited_s_;
+  const auto ranks = static_cast<double>(group_->world_size());
+  const auto mfu = [&] { return m.tokens_per_s * flops_per_token_ / product_flops_per_s_ / ranks; };
   // More than all: other programs were in the way when the yardstick was made.
   if (mfu() > 1 && product_measurements_ < 3) measure_products();
   // Products measured on a busy machine three times over leave no honest share to show.
@@ -63,8 +67,11 @@ void Trainer::after_step() {
   data_.train->check_unchanged();
   if (data_.general) data_.general->check_unchanged();
   if (data_.loss_mask) data_.loss_mask->check_unchanged();
+  if (due(progress_.step, config_.distributed.drift_every)) {
+    check_for_drift(*group_, *model_, progress_.step);
+  }
   if (due(progress_.step, config_.validation.every)) validate();
-  if (due(progress_.step, config_.sample.every)) sample();
+  if (is_main() && due(progress_.step, config_.sample.every)) sample();
   // The last checkpoint is intact; a disk that is full now may have room at the next save.
   const auto try_to = [this](const char* what, const auto& write) {
     try {
@@ -75,7 +82,7 @@ void Trainer::after_step() {
                     error.what());
     }
   };
-  if (due(progress_.step, config_.checkpoint.pth_every))
+  if (is_main() && due(progress_.step, config_.checkpoint.pth_every))
     try_to("rwkv-N.pth", [&] { export_pth(); });
   if (due(progress_.step, config_.checkpoint.every)) try_to("checkpoint", [&] { save(); });
 }
@@ -89,9 +96,16 @@ void Trainer::validate() {
   ValidationMetrics m;
   m.step = progress_.step;
   m.tokens = progress_.tokens;
-  const ValidationPlan plan{v.windows, config_.train.ctx_len, micro_bsz,
-                            data_.validation_loss_mask.get()};
-  m.val_loss = validation_loss(*model_, *data_.validation, plan, show_validation_progress);
+  ValidationPlan plan{.windows = v.windows,
+                      .ctx_len = config_.train.ctx_len,
+                      .micro_bsz = micro_bsz,
+                      .loss_mask = data_.validation_loss_mask.get(),
+                      .rank = group_->rank(),
+                      .world_size = group_->world_size()};
+  plan.sum_over_ranks = [this](double own) { return group_->sum(own); };
+  const auto show = is_main() ? show_validation_progress : [](int64_t, int64_t) {};
+  m.val_loss = validation_loss(*model_, *data_.validation, plan, show);
+  if (!is_main()) return;
   m.val_bits_per_byte = bits_per_byte(m.val_loss, data_.validation_bytes_per_token);
   if (data_.tokens_are_characters) m.val_bits_per_character = m.val_loss / std::log(2.0);
   metrics_->write(m);
@@ -150,7 +164,8 @@ void Trainer::report_profile() {
 void Trainer::finish(bool trained) {
   report_profile();
   save();
-  if (config_.checkpoint.export_pth && (trained || !std::filesystem::exists(pth_path())))
+  if (is_main() && config_.checkpoint.export_pth &&
+      (trained || !std::filesystem::exists(pth_path())))
     export_pth();
   validate();
 }

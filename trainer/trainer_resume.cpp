@@ -2,12 +2,14 @@
 #include <spdlog/spdlog.h>
 
 #include "data/base/error.h"
+#include "trainer/distributed/agreement.h"
 #include "trainer/trainer.h"
 
 namespace rwkv::trainer {
 
 void Trainer::save() {
   if (saved_step_ == progress_.step) return;
+  check_for_drift(*group_, *model_, progress_.step);
   CheckpointState state;
   state.progress = progress_;
   state.optimizer_steps = optimizer_->steps();
@@ -21,9 +23,15 @@ void Trainer::save() {
 }
 
 std::optional<std::filesystem::path> Trainer::find_checkpoint() const {
-  const CheckpointStore store(config_.train.out_dir);
-  store.remove_leftovers();
-  return store.newest_valid(/*damaged_is_error=*/!options_.from_scratch);
+  std::string found;
+  if (is_main()) {
+    const CheckpointStore store(config_.train.out_dir);
+    store.remove_leftovers();
+    found = store.newest_valid(/*damaged_is_error=*/!options_.from_scratch).value_or("").string();
+  }
+  found = group_->from_main("the search for a checkpoint", found);
+  if (found.empty()) return std::nullopt;
+  return found;
 }
 
 void Trainer::resume(const std::filesystem::path& checkpoint) {

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
@@ -73,6 +74,7 @@ int run(int argc, char** argv) {
   });
   int exit_code = ExitCode::kFinished;
   rwkv::apps::add_train(program, exit_code);
+  rwkv::apps::add_launch(program, exit_code);
   rwkv::apps::add_generate(program, exit_code);
   rwkv::apps::add_logits(program, exit_code);
   rwkv::apps::add_data(program, exit_code);
@@ -103,6 +105,12 @@ int main(int argc, char** argv) {
     return fail(ExitCode::kUserMistake, error.what());
   } catch (const rwkv::trainer::NotFiniteError& error) {
     return fail(ExitCode::kNotFinite, error.what());
+  } catch (const rwkv::trainer::PeerLostError& error) {
+    fail(ExitCode::kPeerLost, error.what());
+    std::fflush(nullptr);
+    // Threads of broken collectives are still at work; destructors of statics would pull the ground
+    // from under them.
+    ::_exit(ExitCode::kPeerLost);
   } catch (const std::bad_alloc&) {
     return fail(ExitCode::kUserMistake, "not enough memory; use a smaller model, batch or context");
   } catch (const c10::Error& error) {
