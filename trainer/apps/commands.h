@@ -8,6 +8,9 @@ namespace rwkv::apps {
 void add_train(CLI::App& program, int& exit_code);
 void add_generate(CLI::App& program, int& exit_code);
 void add_launch(CLI::App& program, int& exit_code);
+void add_chat(CLI::App& program, int& exit_code);
+void add_eval(CLI::App& program, int& exit_code);
+void add_embed(CLI::App& program, int& exit_code);
 void add_logits(CLI::App& program, int& exit_code);
 void add_data(CLI::App& program, int& exit_code);
 void add_info(CLI::App& program, int& exit_code);

@@ -12,6 +12,7 @@
 
 #include "data/base/error.h"
 #include "trainer/apps/commands.h"
+#include "trainer/apps/output.h"
 #include "trainer/exit_code.h"
 #include "trainer/version.h"
 
@@ -76,6 +77,9 @@ int run(int argc, char** argv) {
   rwkv::apps::add_train(program, exit_code);
   rwkv::apps::add_launch(program, exit_code);
   rwkv::apps::add_generate(program, exit_code);
+  rwkv::apps::add_chat(program, exit_code);
+  rwkv::apps::add_eval(program, exit_code);
+  rwkv::apps::add_embed(program, exit_code);
   rwkv::apps::add_logits(program, exit_code);
   rwkv::apps::add_data(program, exit_code);
   rwkv::apps::add_info(program, exit_code);
@@ -89,6 +93,8 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return program.exit(error) == 0 ? ExitCode::kFinished : ExitCode::kUserMistake;
   }
+  // Training goes on without a reader; what it made lies in its folder.
+  if (!program.got_subcommand("train")) rwkv::apps::check_output_written();
   return exit_code;
 }
 
@@ -120,6 +126,10 @@ int main(int argc, char** argv) {
     }
     return fail(ExitCode::kBug, std::string("internal error, please report it: ") + error.what());
   } catch (const std::exception& error) {
+    if (std::ferror(stdout) != 0) {
+      return fail(ExitCode::kUserMistake, std::string("standard output: ") + error.what() +
+                                              "; what was written is not complete");
+    }
     return fail(ExitCode::kBug, std::string("internal error, please report it: ") + error.what());
   }
 }
