@@ -40,8 +40,10 @@ class LanguageModel : public torch::nn::Module {
   }
 
   /// The same up to the head, for a loss that needs no logits (model/head_loss.h): what
-  /// forward(ids) makes its logits of.
-  virtual HeadInput forward_to_head(const at::Tensor& ids) = 0;
+  /// forward(ids) makes its logits of. Training and validation need it.
+  virtual HeadInput forward_to_head(const at::Tensor& /*ids*/) {
+    TORCH_CHECK_NOT_IMPLEMENTED(false, config().arch, ": forward_to_head is missing");
+  }
 
   [[nodiscard]] virtual const ModelConfig& config() const = 0;
 
