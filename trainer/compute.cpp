@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "data/base/error.h"
+#include "trainer/report/run_files.h"
 #include "trainer/version.h"
 
 namespace rwkv::trainer {
@@ -59,9 +60,27 @@ void make_cuda_repeatable() {
   at::globalContext().setDeterministicCuDNN(true);
 }
 
+/// Threads that wait for each other on too few cores are slower than one, and silent about it.
+void check_threads(int64_t threads) {
+  const int64_t cores = report::this_machine().cores;
+  constexpr int64_t kFar = 4;
+  if (cores > 0 && threads > kFar * cores) {
+    user_error(
+        "train.threads: {} threads on {} core{} would crawl; set it to 0 for all cores, or to {} "
+        "at "
+        "most",
+        threads, cores, cores == 1 ? "" : "s", kFar * cores);
+  }
+  if (cores > 0 && threads > cores) {
+    spdlog::warn("train.threads: {} threads share {} core{}; 0 takes as many as there are cores",
+                 threads, cores, cores == 1 ? "" : "s");
+  }
+}
+
 }  // namespace
 
 Compute set_up_compute(const TrainConfig& config, int64_t local_rank, int64_t local_world_size) {
+  check_threads(config.threads);
   set_threads(config, local_world_size);
   Compute compute{at::kCPU, dtype_of(config.precision)};
   if (config.device == "cpu") {

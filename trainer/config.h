@@ -46,6 +46,7 @@ struct DataConfig {
   std::string path;
   std::string dtype;
   std::string vocab_file;
+  std::string loss_mask;
   int64_t train_tokens = 0;
   int64_t train_bytes = 0;
   SamplerKind sampler = SamplerKind::kRandom;
@@ -67,6 +68,8 @@ struct DataConfig {
            "raw: type of the numbers, little endian");
     v.path("vocab_file", self.vocab_file,
            "characters: vocab.json to read, or to write when it is missing");
+    v.path("loss_mask", self.loss_mask,
+           "file with one byte (or .npy number) a token of path: 1 = learn it, 0 = only read it");
     v.count("train_tokens", self.train_tokens, 0, kMaxCount,
             "the first N tokens train; 0 = all but the tail");
     v.count("train_bytes", self.train_bytes, 0, kMaxCount,
@@ -213,6 +216,7 @@ struct OptimizerConfig {
 struct ValidationConfig {
   int64_t every = 0;
   std::string path;
+  std::string loss_mask;
   int64_t tokens = 0;
   int64_t bytes = 0;
   int64_t tail_tokens = 0;
@@ -231,6 +235,7 @@ struct ValidationConfig {
   static void visit(Self& self, Visitor& v) {
     v.count("every", self.every, 0, kMaxCount, "each N steps; 0 = only at the end");
     v.path("path", self.path, "a file of its own, of the kind of data.path");
+    v.path("loss_mask", self.loss_mask, "data.loss_mask for validation.path");
     v.count("tokens", self.tokens, 0, kMaxCount, "the N tokens that follow the training part");
     v.count("bytes", self.bytes, 0, kMaxCount, "text: the N bytes that follow the training part");
     v.count("tail_tokens", self.tail_tokens, 0, kMaxCount, "the last N tokens of data.path");

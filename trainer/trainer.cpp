@@ -20,6 +20,8 @@
 #include "trainer/distributed/bucket_layout.h"
 #include "trainer/initial_weights.h"
 #include "trainer/loss.h"
+#include "trainer/machine_facts.h"
+#include "trainer/plan.h"
 #include "trainer/signal.h"
 #include "trainer/version.h"
 
@@ -62,6 +64,14 @@ void check_prompt(const SampleConfig& sample, const data::Vocabulary* vocabulary
   }
 }
 
+/// Allocating more than there is takes a minute of paging before the kernel ends the process.
+void warn_of_memory(const RunConfig& config) {
+  if (config.train.device != "cpu" || config.train.stage == 1) return;
+  const int64_t memory = read_memory("/").usable_total();
+  const std::string warning = memory > 0 ? check_memory(config, static_cast<double>(memory)) : "";
+  if (!warning.empty()) spdlog::warn("{}", warning);
+}
+
 /// The ranks of a run share a folder: one of them locks it, after all have agreed on its name.
 std::unique_ptr<RunLock> lock_folder(RankGroup& group, const RunConfig& config) {
   agree_on_config(group, config);
@@ -102,6 +112,7 @@ Trainer::Trainer(RunConfig config, TrainOptions options)
                 mini_epochs(config_.train, data_.scheduled_samples(config_.data))) {
   check_prompt(config_.sample, data_.vocabulary.get());
   config_.model.vocab_size = data_.vocab_size;
+  warn_of_memory(config_);
   model_ = new_model(config_, schedule_.lr_init());
   freeze(*model_, config_.optimizer.freeze);
   const auto checkpoint = find_checkpoint();
@@ -286,6 +297,7 @@ std::string Trainer::trouble_with_data() const {
   try {
     data_.train->check_unchanged();
     if (data_.general) data_.general->check_unchanged();
+    if (data_.loss_mask) data_.loss_mask->check_unchanged();
   } catch (const UserError& error) {
     return error.what();
   }

@@ -93,8 +93,12 @@ void Trainer::validate() {
   ValidationMetrics m;
   m.step = progress_.step;
   m.tokens = progress_.tokens;
-  ValidationPlan plan{v.windows, config_.train.ctx_len, micro_bsz, group_->rank(),
-                      group_->world_size()};
+  ValidationPlan plan{.windows = v.windows,
+                      .ctx_len = config_.train.ctx_len,
+                      .micro_bsz = micro_bsz,
+                      .loss_mask = data_.validation_loss_mask.get(),
+                      .rank = group_->rank(),
+                      .world_size = group_->world_size()};
   plan.sum_over_ranks = [this](double own) { return group_->sum(own); };
   const auto show = is_main() ? show_validation_progress : [](int64_t, int64_t) {};
   m.val_loss = validation_loss(*model_, *data_.validation, plan, show);

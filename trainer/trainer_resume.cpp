@@ -50,10 +50,10 @@ void Trainer::resume(const std::filesystem::path& checkpoint) {
 void Trainer::check_resumed(const CheckpointState& state) const {
   RunConfig before = parse_run_config(state.config_yaml, "config.yaml of the checkpoint");
   for (const Difference& d : differences(before, config_)) {
-    const bool fixed =
-        d.key.starts_with("model.") || d.key == "train.ctx_len" || d.key == "train.seed" ||
-        d.key == "optimizer.freeze" ||
-        (d.key.starts_with("data.") && d.key != "data.path" && d.key != "data.general_path");
+    const bool fixed = d.key.starts_with("model.") || d.key == "train.ctx_len" ||
+                       d.key == "train.seed" || d.key == "optimizer.freeze" ||
+                       (d.key.starts_with("data.") && d.key != "data.path" &&
+                        d.key != "data.general_path" && d.key != "data.loss_mask");
     if (fixed) {
       user_error(
           "{}: the checkpoint in {} was trained with {}, the configuration says {}; set it back, "
