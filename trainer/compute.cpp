@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "data/base/error.h"
@@ -42,6 +43,15 @@ void warn_of_slow_numbers(Precision precision) {
   }
 }
 
+void set_threads(const TrainConfig& config, int64_t local_world_size) {
+  if (config.threads > 0) {
+    at::set_num_threads(static_cast<int>(config.threads));
+  } else if (local_world_size > 1 && std::getenv("OMP_NUM_THREADS") == nullptr) {
+    const int64_t share = at::get_num_threads() / local_world_size;
+    at::set_num_threads(static_cast<int>(std::max<int64_t>(1, share)));
+  }
+}
+
 /// Without these, gradients of the embedding and of gathers differ between two runs.
 void make_cuda_repeatable() {
   ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
@@ -49,8 +59,6 @@ void make_cuda_repeatable() {
   at::globalContext().setDeterministicFillUninitializedMemory(false);  // a kernel an allocation
   at::globalContext().setDeterministicCuDNN(true);
 }
-
-}  // namespace
 
 /// Threads that wait for each other on too few cores are slower than one, and silent about it.
 void check_threads(int64_t threads) {
@@ -69,9 +77,11 @@ void check_threads(int64_t threads) {
   }
 }
 
-Compute set_up_compute(const TrainConfig& config) {
+}  // namespace
+
+Compute set_up_compute(const TrainConfig& config, int64_t local_rank, int64_t local_world_size) {
   check_threads(config.threads);
-  if (config.threads > 0) at::set_num_threads(static_cast<int>(config.threads));
+  set_threads(config, local_world_size);
   Compute compute{at::kCPU, dtype_of(config.precision)};
   if (config.device == "cpu") {
     warn_of_slow_numbers(config.precision);
@@ -82,7 +92,14 @@ Compute set_up_compute(const TrainConfig& config) {
         "train.device: no CUDA device that this build can use; 'scripts/build cuda' on a machine "
         "with an NVIDIA GPU makes such a build, or set train.device: cpu");
   }
-  compute.device = at::Device(at::kCUDA, 0);
+  const auto devices = static_cast<int64_t>(torch::cuda::device_count());
+  if (local_rank >= devices) {
+    user_error(
+        "train.device: {} CUDA devices here, but rank {} on this machine wants one; start "
+        "fewer ranks",
+        devices, local_rank);
+  }
+  compute.device = at::Device(at::kCUDA, static_cast<at::DeviceIndex>(local_rank));
   make_cuda_repeatable();
   const bool tf32 = config.precision != Precision::kFp32;
   at::globalContext().setAllowTF32CuBLAS(tf32);

@@ -10,6 +10,7 @@
 
 #include "data/sampler.h"
 #include "model/model_config.h"
+#include "trainer/config_distributed.h"
 #include "trainer/config_names.h"
 #include "trainer/config_schedule.h"
 
@@ -130,7 +131,7 @@ struct TrainConfig {
   std::string init_from;
   bool init_partial = false;
 
-  /// Samples per step on one device.
+  /// Samples per step, over all ranks.
   [[nodiscard]] int64_t real_bsz() const { return micro_bsz * grad_accum; }
 
   bool operator==(const TrainConfig&) const = default;
@@ -140,8 +141,9 @@ struct TrainConfig {
     v.path("out_dir", self.out_dir, "folder of checkpoints and logs");
     v.integer("seed", self.seed, 0, INT64_MAX, "seed of weights and random windows");
     v.integer("ctx_len", self.ctx_len, 1, 1048576, "tokens per window T");
-    v.integer("micro_bsz", self.micro_bsz, 1, 65536, "windows per forward pass");
-    v.integer("grad_accum", self.grad_accum, 1, 65536, "forward passes per step");
+    v.integer("micro_bsz", self.micro_bsz, 1, 65536, "windows per forward pass, at most");
+    v.integer("grad_accum", self.grad_accum, 1, 65536,
+              "a step has micro_bsz * grad_accum windows, whatever the number of ranks");
     v.count("max_steps", self.max_steps, 0, kMaxCount, "stop after N steps; 0 = no limit by steps");
     v.count("max_tokens", self.max_tokens, 0, kMaxCount,
             "stop after N tokens; 0 = no limit by tokens");
@@ -290,6 +292,7 @@ struct RunConfig {
   ValidationConfig validation;
   SampleConfig sample;
   CheckpointConfig checkpoint;
+  DistributedConfig distributed;
 
   /// Keys of section `model` that the file or --set named, e.g. "model.n_layer": with
   /// train.init_from they must agree with the weights, and the others come from them.
@@ -299,7 +302,7 @@ struct RunConfig {
   friend bool operator==(const RunConfig& a, const RunConfig& b) {
     const auto settings = [](const RunConfig& c) {
       return std::tie(c.model, c.data, c.train, c.optimizer, c.schedule, c.validation, c.sample,
-                      c.checkpoint);
+                      c.checkpoint, c.distributed);
     };
     return settings(a) == settings(b);
   }
@@ -314,6 +317,7 @@ struct RunConfig {
     v.section("validation", self.validation);
     v.section("sample", self.sample);
     v.section("checkpoint", self.checkpoint);
+    v.section("distributed", self.distributed);
   }
 };
 

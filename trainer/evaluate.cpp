@@ -49,7 +49,8 @@ double validation_loss(model::LanguageModel& model, const data::TokenSource& tex
       text.size(), plan.ctx_len, "validation: " + text.name(), plan.windows);
   const auto n = static_cast<int64_t>(offsets.size());
   WeightedSum sum;
-  for (int64_t first = 0; first < n; first += plan.micro_bsz) {
+  for (int64_t first = plan.rank * plan.micro_bsz; first < n;
+       first += plan.world_size * plan.micro_bsz) {
     const int64_t rows = std::min(plan.micro_bsz, n - first);
     const at::Tensor inputs = at::empty({rows, plan.ctx_len}, at::kLong);
     const at::Tensor targets = at::empty_like(inputs);
@@ -67,6 +68,8 @@ double validation_loss(model::LanguageModel& model, const data::TokenSource& tex
     sum.weight += part.weight;
     if (on_progress) on_progress(first + rows, n);
   }
+  sum.loss = plan.sum_over_ranks(sum.loss);
+  sum.weight = plan.sum_over_ranks(sum.weight);
   if (sum.weight == 0) {
     user_error(
         "validation: none of the {} windows of {} holds a token that its loss mask counts; raise "

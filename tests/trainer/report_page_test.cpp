@@ -79,9 +79,9 @@ TEST_F(Reports, DamagedLinesArePassedOverAndCounted) {
 
 TEST_F(Reports, UtilisationIsShownInPercent) {
   const std::string page = report({run("a", R"({"step":1,"tokens":1,"loss":2,"mfu":0.5})"
-                                           "\n"
-                                           R"({"step":2,"tokens":2,"loss":1,"mfu":0.625})"
-                                           "\n")});
+                                            "\n"
+                                            R"({"step":2,"tokens":2,"loss":1,"mfu":0.625})"
+                                            "\n")});
   EXPECT_NE(page.find("% of the machine&#39;s rate in matrix products"), std::string::npos);
   EXPECT_NE(page.find(R"("label":"mfu","x":[1,1],"y":[50,62.5])"), std::string::npos);
 }

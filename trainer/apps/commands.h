@@ -7,6 +7,10 @@ namespace rwkv::apps {
 // Each function adds one subcommand; its callback stores the exit code (trainer/exit_code.h).
 void add_train(CLI::App& program, int& exit_code);
 void add_generate(CLI::App& program, int& exit_code);
+void add_launch(CLI::App& program, int& exit_code);
+void add_chat(CLI::App& program, int& exit_code);
+void add_eval(CLI::App& program, int& exit_code);
+void add_embed(CLI::App& program, int& exit_code);
 void add_logits(CLI::App& program, int& exit_code);
 void add_data(CLI::App& program, int& exit_code);
 void add_info(CLI::App& program, int& exit_code);

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
@@ -11,6 +12,7 @@
 
 #include "data/base/error.h"
 #include "trainer/apps/commands.h"
+#include "trainer/apps/output.h"
 #include "trainer/exit_code.h"
 #include "trainer/version.h"
 
@@ -73,7 +75,11 @@ int run(int argc, char** argv) {
   });
   int exit_code = ExitCode::kFinished;
   rwkv::apps::add_train(program, exit_code);
+  rwkv::apps::add_launch(program, exit_code);
   rwkv::apps::add_generate(program, exit_code);
+  rwkv::apps::add_chat(program, exit_code);
+  rwkv::apps::add_eval(program, exit_code);
+  rwkv::apps::add_embed(program, exit_code);
   rwkv::apps::add_logits(program, exit_code);
   rwkv::apps::add_data(program, exit_code);
   rwkv::apps::add_info(program, exit_code);
@@ -87,6 +93,8 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return program.exit(error) == 0 ? ExitCode::kFinished : ExitCode::kUserMistake;
   }
+  // Training goes on without a reader; what it made lies in its folder.
+  if (!program.got_subcommand("train")) rwkv::apps::check_output_written();
   return exit_code;
 }
 
@@ -103,6 +111,12 @@ int main(int argc, char** argv) {
     return fail(ExitCode::kUserMistake, error.what());
   } catch (const rwkv::trainer::NotFiniteError& error) {
     return fail(ExitCode::kNotFinite, error.what());
+  } catch (const rwkv::trainer::PeerLostError& error) {
+    fail(ExitCode::kPeerLost, error.what());
+    std::fflush(nullptr);
+    // Threads of broken collectives are still at work; destructors of statics would pull the ground
+    // from under them.
+    ::_exit(ExitCode::kPeerLost);
   } catch (const std::bad_alloc&) {
     return fail(ExitCode::kUserMistake, "not enough memory; use a smaller model, batch or context");
   } catch (const c10::Error& error) {
@@ -112,6 +126,10 @@ int main(int argc, char** argv) {
     }
     return fail(ExitCode::kBug, std::string("internal error, please report it: ") + error.what());
   } catch (const std::exception& error) {
+    if (std::ferror(stdout) != 0) {
+      return fail(ExitCode::kUserMistake, std::string("standard output: ") + error.what() +
+                                              "; what was written is not complete");
+    }
     return fail(ExitCode::kBug, std::string("internal error, please report it: ") + error.what());
   }
 }
