@@ -64,6 +64,10 @@ constexpr double kBackwardEmbdTensors = 3;
 // Elements of 16-bit gradients that Adam widens to fp32 at a time (trainer/optimizer.cpp).
 constexpr double kWidenedAtATime = 1 << 25;
 
+// The norm of the gradients is summed in double, for which LibTorch copies a gradient (8 bytes an
+// element), one parameter at a time.
+constexpr double kNormCopyBytes = 8;
+
 // --- the arithmetic ---
 
 constexpr double kFloat32Bytes = 4;
@@ -194,12 +198,13 @@ std::vector<MemoryParts> moments_of_step(const MemoryQuestion& q, const Fixed& f
     add(kept[static_cast<size_t>(i) + 1] + again, 0, gradients, tokens * backward_bytes(q));
   }
   gradients += embedding_gradient;
+  const double largest = C * std::max(V, static_cast<double>(q.model.ffn_size()));
   const double widened =
       half && !q.grad_accumulates
           ? kFloat32Bytes *
                 std::min(kWidenedAtATime + V * C, static_cast<double>(parameter_count(q.model)))
           : 0;
-  add(0, 0, gradients, widened);
+  add(0, 0, gradients, std::max(widened, kNormCopyBytes * largest));
   return moments;
 }
 

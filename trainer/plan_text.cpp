@@ -118,7 +118,10 @@ std::string memory_table(const RunConfig& config, const PlanOptions& options) {
         row.question.zero > kHighestZeroBuilt ? " (not built)" : "");
   }
   return out +
-         "! does not fit; micro_bsz <= is the largest that does. recomputed: with train.grad_cp.\n";
+         "! does not fit; micro_bsz <= is the largest that does. recomputed: with "
+         "train.grad_cp.\n" +
+         (options.measured ? "The allocator may take up to a third more for gaps between tensors.\n"
+                           : "");
 }
 
 std::string communication_lines(const RunConfig& config, const PlanOptions& options) {
