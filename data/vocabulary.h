@@ -46,12 +46,14 @@ class Vocabulary {
   /// For texts that come in parts: appends to `ids` those of the longest beginning of `text` whose
   /// ids do not depend on what follows it, and returns its length in bytes; 0 asks for a longer
   /// part. Encode the last part with encode().
-  virtual size_t encode_part(std::string_view text, std::vector<int64_t>& ids) const = 0;
+  virtual size_t encode_part(std::string_view /*text*/, std::vector<int64_t>& /*ids*/) const {
+    return 0;
+  }
   /// The bytes that `ids` stand for; a single id may be a part of a character. Throws UserError for
   /// an id outside [0, size()).
   [[nodiscard]] virtual std::string decode(std::span<const int64_t> ids) const = 0;
   /// The file to keep with a model of this vocabulary.
-  [[nodiscard]] virtual VocabularyFile file() const = 0;
+  [[nodiscard]] virtual VocabularyFile file() const { return {}; }
   /// The id that ends a document, where there is one.
   [[nodiscard]] virtual std::optional<int64_t> end_of_text() const { return std::nullopt; }
   /// Whether a model may have more rows than this has ids: tokenizers' models are padded (50277 to

@@ -115,11 +115,13 @@ void log_list(const char* what, const std::vector<std::string>& names) {
   if (!names.empty()) spdlog::warn("{} ({}): {}", what, names.size(), fmt::join(names, ", "));
 }
 
-/// Whether each id stands for the same bytes in both.
+/// Whether each id stands for the same bytes in both; ids that only one has must stand for none.
 bool same_tokens(const data::Vocabulary& a, const data::Vocabulary& b) {
-  if (a.size() != b.size()) return false;
-  for (int64_t id = 0; id < a.size(); ++id) {
-    if (a.decode(std::span(&id, 1)) != b.decode(std::span(&id, 1))) return false;
+  const auto bytes = [](const data::Vocabulary& vocabulary, int64_t id) {
+    return id < vocabulary.size() ? vocabulary.decode(std::span(&id, 1)) : std::string();
+  };
+  for (int64_t id = 0; id < std::max(a.size(), b.size()); ++id) {
+    if (bytes(a, id) != bytes(b, id)) return false;
   }
   return true;
 }

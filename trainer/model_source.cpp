@@ -7,6 +7,7 @@
 #include "model/formats/tensor_file.h"
 #include "model/weights.h"
 #include "trainer/checkpoint.h"
+#include "trainer/config.h"
 #include "trainer/terminal_progress.h"
 
 namespace rwkv::trainer {
@@ -34,7 +35,7 @@ std::shared_ptr<const data::Vocabulary> find_vocabulary(const fs::path& weights,
         "trained with",
         printable(file), size, printable(weights.string()), vocab_size);
   }
-  return data::padded_vocabulary(std::move(vocabulary), vocab_size);
+  return vocabulary;
 }
 
 }  // namespace
