@@ -49,6 +49,10 @@ PROBE = """<script>
   const svg = charts[0].querySelector(".plot svg"), box = svg.getBoundingClientRect();
   svg.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + box.width / 2, clientY: box.top + 50 }));
   out.read = charts[0].querySelector(".read").textContent;
+  const figures = document.getElementById("figures"), table = figures.querySelector(".scroll");
+  figures.style.width = "1152px";  // a window of 1200 without the page's margins
+  out.table = { width: table.clientWidth, needs: table.scrollWidth };
+  figures.style.width = "";
   out.resources = Array.from(document.querySelectorAll("[src], [href], [srcset], link, iframe")).map((node) => node.outerHTML.slice(0, 200));
   const pre = document.createElement("pre");
   pre.id = "probe";
@@ -211,6 +215,8 @@ def faults_of(page, runs, dark, points, picture, folder):
     check_document(probe, runs, points, faults)
     check_pixels(probe, rows, runs, faults)
     check_script(probe, faults)
+    if probe["table"]["needs"] > probe["table"]["width"]:
+        faults.append(f"the table of figures is cut: {probe['table']}")
     faults += [f"a request went out: {request}" for request in proxy.requests]
     faults += [f"the page names {resource}" for resource in probe["resources"]]
     return faults, proxy.requests

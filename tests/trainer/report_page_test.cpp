@@ -77,6 +77,15 @@ TEST_F(Reports, DamagedLinesArePassedOverAndCounted) {
   EXPECT_NE(page.find("a: 1 value of loss not finite"), std::string::npos);
 }
 
+TEST_F(Reports, UtilisationIsShownInPercent) {
+  const std::string page = report({run("a", R"({"step":1,"tokens":1,"loss":2,"mfu":0.5})"
+                                            "\n"
+                                            R"({"step":2,"tokens":2,"loss":1,"mfu":0.625})"
+                                            "\n")});
+  EXPECT_NE(page.find("% of the machine&#39;s rate in matrix products"), std::string::npos);
+  EXPECT_NE(page.find(R"("label":"mfu","x":[1,1],"y":[50,62.5])"), std::string::npos);
+}
+
 TEST_F(Reports, SessionsSamplesAndConfigurationAreRead) {
   const fs::path folder = good_run("a");
   SessionStart session;
