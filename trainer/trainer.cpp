@@ -333,8 +333,8 @@ double Trainer::run_passes(int64_t real_bsz, bool send) {
     const double share = original ? rows / static_cast<double>(t.micro_bsz) : 1;
     const L2Wrap l2wrap{t.l2wrap * share, original};
     const double loss_factor = loss_scaler_.scale * rows / static_cast<double>(real_bsz);
-    const at::Tensor loss = head_cross_entropy(model_->forward_to_head(batch.inputs), batch.targets,
-                                               l2wrap, batch.mask, loss_factor);
+    const at::Tensor loss = head_cross_entropy(model::forward_to_head(*model_, batch.inputs),
+                                               batch.targets, l2wrap, batch.mask, loss_factor);
     optimizer_->before_backward(/*last=*/send && &pass == &passes.back());
     (loss * loss_factor).backward();
     optimizer_->after_backward(std::ssize(passes));
