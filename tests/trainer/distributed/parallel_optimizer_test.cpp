@@ -139,7 +139,9 @@ TEST(ParallelOptimizer, RanksAgreeWithOneProcess) {
   RankGroup alone;
   const Outcome single = train(alone, at::kFloat, {}, 1);
   for (const int64_t world_size : {2, 4}) {
-    const auto outcomes = train_on(world_size, at::kFloat, {}, 2);
+    DistributedConfig several_buckets;
+    several_buckets.bucket_mib = 0.005;
+    const auto outcomes = train_on(world_size, at::kFloat, several_buckets, 2);
     for (const Outcome& outcome : outcomes) {
       for (size_t i = 0; i < single.values.size(); ++i) {
         EXPECT_TRUE(at::equal(outcome.values[i], outcomes.front().values[i]));
@@ -160,6 +162,7 @@ TEST(ParallelOptimizer, ZeroOneIsEqualToTheLastBit) {
         const int64_t passes = world_size == 4 ? 2 : 1;
         DistributedConfig plain;
         plain.reduce = reduce;
+        plain.bucket_mib = world_size == 2 ? 25 : 0.005;  // one bucket or several
         DistributedConfig zero = plain;
         zero.zero = 1;
         const auto expected = train_on(world_size, type, plain, passes);
