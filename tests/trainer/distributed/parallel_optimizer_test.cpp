@@ -187,6 +187,35 @@ TEST(ParallelOptimizer, ZeroOneIsEqualToTheLastBit) {
   }
 }
 
+TEST(GradientBuckets, TravelWhileTheBackwardStillRunsAndOnlyInTheLastPass) {
+  as_ranks(2, [](RankGroup& group) {
+    Network network(at::kFloat);
+    std::vector<at::Tensor> values;
+    for (const OptimizedParameter& p : network.parameters) values.push_back(p.value);
+    GradientBuckets buckets(group, values, {.bucket_bytes = 5000});
+    ASSERT_GE(buckets.layout().size(), 3U);
+    size_t sent_before_the_first_layer = 0;
+    values[0].register_hook([&](const at::Tensor& gradient) {
+      sent_before_the_first_layer = buckets.sent();
+      return gradient;
+    });
+    const at::Tensor x = at::ones({4, 13});
+    buckets.before_backward(/*last=*/false);
+    network.loss(x).backward();
+    EXPECT_EQ(buckets.sent(), 0U);
+    buckets.before_backward(/*last=*/true);
+    network.loss(x).backward();
+    EXPECT_GE(sent_before_the_first_layer, 2U);
+    EXPECT_EQ(buckets.sent(), buckets.layout().size());
+    buckets.finish();
+    // Two equal passes on two equal ranks: four times the gradient of one.
+    const at::Tensor one = torch::autograd::grad({network.loss(x)}, {values[5]})[0];
+    const Bucket& first = buckets.layout().front();
+    ASSERT_EQ(first.slots.front().parameter, 5U);
+    EXPECT_TRUE(at::equal(buckets.gradient(0, first.slots.front()), (one * 4).view({-1})));
+  });
+}
+
 TEST(ParallelOptimizer, TheFirstGradientThatIsNotFiniteIsNamed) {
   as_ranks(2, [](RankGroup& group) {
     Network network(at::kFloat);
