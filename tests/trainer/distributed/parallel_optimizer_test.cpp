@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <array>
 #include <cmath>
 #include <functional>
+#include <map>
 #include <thread>
 
 #include "data/base/error.h"
@@ -264,7 +266,10 @@ TEST(RankGroup, WorldSizesThatDoNotDivideTheBatchAreRefusedWithThoseThatDo) {
     EXPECT_NE(std::string(error.what()).find("start 1, 2, 3, 4, 6, 12 of them"), std::string::npos)
         << error.what();
   }
-  config.schedule.segments.push_back({.until = 5, .real_bsz = 18});
+  Segment segment;
+  segment.until = 5;
+  segment.real_bsz = 18;
+  config.schedule.segments.push_back(segment);
   EXPECT_THROW(check_world_size(config, 4), UserError);
   EXPECT_NO_THROW(check_world_size(config, 6));
 }
