@@ -6,6 +6,7 @@
 #include "model/formats/tensor_file.h"
 #include "model/weights.h"
 #include "trainer/checkpoint.h"
+#include "trainer/config.h"
 #include "trainer/terminal_progress.h"
 
 namespace rwkv::trainer {
