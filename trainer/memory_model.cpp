@@ -143,10 +143,10 @@ Fixed fixed_memory(const MemoryQuestion& q) {
   fixed.gradient_bytes = element_bytes(q);
   if (q.devices > 1) {
     // Buckets are made once and stay.
-    fixed.kept_gradients = n * element_bytes(q) / (q.zero >= 2 ? shared : 1);
+    const double element = q.float32_buckets ? kFloat32Bytes : element_bytes(q);
+    fixed.kept_gradients = n * element / (q.zero >= 2 ? shared : 1);
     fixed.gradient_bytes = 0;
-  }
-  if (q.grad_accumulates) {
+  } else if (q.grad_accumulates) {
     // fp32 gradients are their own sums; 16-bit ones are added into fp32 sums.
     fixed.kept_gradients =
         std::max(fixed.kept_gradients, n * kFloat32Bytes / (q.zero >= 2 ? shared : 1));
@@ -210,15 +210,19 @@ std::vector<MemoryParts> moments_of_step(const MemoryQuestion& q, const Fixed& f
 
 }  // namespace
 
-MemoryQuestion memory_question(const RunConfig& config) {
+MemoryQuestion memory_question(const RunConfig& config, int64_t devices) {
   const TrainConfig& t = config.train;
+  const int64_t windows = t.real_bsz() / devices;
+  const int64_t micro_bsz = std::min(t.micro_bsz, windows);
   return {.model = config.model,
           .precision = t.precision,
           .ctx_len = t.ctx_len,
-          .micro_bsz = t.micro_bsz,
-          .grad_accumulates = t.grad_accum > 1,
+          .micro_bsz = micro_bsz,
+          .grad_accumulates = windows > micro_bsz,
           .grad_cp = t.grad_cp,
-          .dropout = t.dropout > 0};
+          .dropout = t.dropout > 0,
+          .devices = devices,
+          .float32_reduce = config.distributed.reduce == ReducePrecision::kFp32};
 }
 
 int64_t parameter_count(const model::ModelConfig& m) {

@@ -62,7 +62,9 @@ MemoryQuestion question(const model::ModelConfig& m, int64_t devices = 1, int64_
           .ctx_len = 1024,
           .micro_bsz = 8,
           .devices = devices,
-          .zero = zero};
+          .zero = zero,
+          .float32_buckets = false,
+          .float32_reduce = false};
 }
 
 TEST(Plan, StatesTakeSixteenBytesAParameterAndLessWhenShared) {
@@ -77,6 +79,11 @@ TEST(Plan, StatesTakeSixteenBytesAParameterAndLessWhenShared) {
   EXPECT_NEAR(states(1), 4 + 12.0 / 8, 1e-9);
   EXPECT_NEAR(states(2), 2 + 14.0 / 8, 1e-9);
   EXPECT_NEAR(states(3), 16.0 / 8, 1e-9);
+  // Our buckets hold fp32 sums: 2 bytes more.
+  MemoryQuestion ours = question(m, 8, 1);
+  ours.float32_buckets = true;
+  const MemoryParts with_sums = peak_memory(ours);
+  EXPECT_NEAR(with_sums.gradients / n, 4, 1e-9);
   MemoryQuestion wide = question(m);
   wide.precision = Precision::kFp32;
   const MemoryParts p = peak_memory(wide);
@@ -196,7 +203,7 @@ RunConfig config(const std::string& name, const std::vector<std::string>& overri
 }
 
 TEST(Plan, FollowsTheScheduleOfTheConfiguration) {
-  const SchedulePoints points = schedule_points(config("pile-169m.yaml"), 1);
+  const SchedulePoints points = schedule_points(config("pile-169m.yaml"));
   EXPECT_EQ(points.steps, 10131836);  // 332e9 tokens of 32 windows of 1024
   EXPECT_NEAR(points.tokens.back(), 332e9, 1e9);
   EXPECT_EQ(points.lr.front(), 6e-4);
@@ -204,15 +211,24 @@ TEST(Plan, FollowsTheScheduleOfTheConfiguration) {
   ASSERT_EQ(points.changes.size(), 2U);
   EXPECT_EQ(points.changes[1].what, "betas 0.9, 0.999");
   EXPECT_NEAR(points.changes[1].tokens, 15e9, 332e9 / 14400);
-  // Eight devices take eight times the batch.
-  EXPECT_EQ(schedule_points(config("pile-169m.yaml"), 8).steps, 1266480);
+}
+
+TEST(Plan, DevicesDivideTheWindowsOfAStep) {
+  const RunConfig c = config("pile-169m.yaml");  // 4 times 8 windows
+  const MemoryQuestion one = memory_question(c);
+  EXPECT_EQ(one.micro_bsz, 8);
+  EXPECT_TRUE(one.grad_accumulates);
+  const MemoryQuestion four = memory_question(c, 4);
+  EXPECT_EQ(four.micro_bsz, 8);
+  EXPECT_FALSE(four.grad_accumulates);
+  EXPECT_EQ(memory_question(c, 16).micro_bsz, 2);
 }
 
 TEST(Plan, PrintsNoLineThatATerminalCutsAndMarksWhatIsNotBuilt) {
   for (const char* name : {"pile-169m.yaml", "pile-14b.yaml", "enwik8-rwkv2.yaml"}) {
     RunConfig c = config(name);
     if (c.model.vocab_size == 0) c.model.vocab_size = 6064;
-    const std::string text = plan_text(c, {.devices = 8, .device = *find_device("a100-80")});
+    const std::string text = plan_text(c, {.devices = 4, .device = *find_device("a100-80")});
     std::istringstream lines(text);
     for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100U) << line;
     for (const char* part : {"parameters", "FLOPs", "ZeRO-0", "ZeRO-1, recomputed", "(not built)",
@@ -256,6 +272,11 @@ TEST(Plan, AModelBeyondTheMachineIsRefusedAndATightOneWarnedOf) {
   EXPECT_NE(check_memory(c, 24e9).find("train.micro_bsz"), std::string::npos);
   c.train.micro_bsz = 1;
   EXPECT_EQ(check_memory(c, 24e9), "");
+  // What one process cannot hold eight can, when each keeps a part.
+  c = config("pile-3b.yaml");
+  EXPECT_THROW(static_cast<void>(check_memory(c, 36e9)), UserError);
+  c.distributed.zero = 1;
+  EXPECT_NO_THROW(static_cast<void>(check_memory(c, 36e9, 8)));
 }
 
 }  // namespace
