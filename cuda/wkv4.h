@@ -16,6 +16,7 @@ struct Wkv4Arguments {
   const at::Tensor& k;
   const at::Tensor& v;
   const OptionalTensor& reset;
+  const at::Tensor* r = nullptr;  ///< of the gated operators, like k
 };
 
 /// What the checks found.

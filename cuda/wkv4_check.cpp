@@ -43,6 +43,11 @@ Wkv4Shape check_wkv4(const Wkv4Arguments& in, int64_t tile_tokens) {
   check_device("v", in.v, k);
   check_sizes("v", in.v, k.sizes(), "the shape of k");
   check_dtype("v", in.v, type);
+  if (in.r != nullptr) {
+    check_device("r", *in.r, k);
+    check_sizes("r", *in.r, k.sizes(), "the shape of k");
+    check_dtype("r", *in.r, type);
+  }
   const int64_t B = k.size(0);
   const int64_t T = k.size(1);
   const int64_t C = k.size(2);

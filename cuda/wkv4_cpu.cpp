@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "cuda/wkv4.h"
+#include "cuda/wkv4_gated.h"
 #include "cuda/wkv4_tile.h"
 #include "cuda/wkv4_vector.h"
 
@@ -25,13 +26,7 @@ void parallel_pieces(int64_t count, int64_t grain,
   at::parallel_for(0, count, grain, body);
 }
 
-namespace {
-
-using In = const at::Tensor&;
-using MaybeIn = const OptionalTensor&;
-
-/// The widest kernels that LibTorch found this processor to run (ATEN_CPU_CAPABILITY narrows it).
-const WkvVectorKernels& vector_kernels() {
+const WkvVectorKernels& wkv_vector_kernels() {
 #if defined(RWKV_X86_64)
   static const WkvVectorKernels& kernels = []() -> const WkvVectorKernels& {
     const std::string capability = at::get_cpu_capability();
@@ -45,26 +40,28 @@ const WkvVectorKernels& vector_kernels() {
 #endif
 }
 
-}  // namespace
-
 const char* wkv_capability() {
 #if defined(RWKV_X86_64)
-  if (&vector_kernels() == &kWkvKernelsAvx512) return "AVX512";
-  if (&vector_kernels() == &kWkvKernelsAvx2) return "AVX2";
+  if (&wkv_vector_kernels() == &kWkvKernelsAvx512) return "AVX512";
+  if (&wkv_vector_kernels() == &kWkvKernelsAvx2) return "AVX2";
 #endif
   return "DEFAULT";
 }
 
 namespace {
 
+using In = const at::Tensor&;
+using MaybeIn = const OptionalTensor&;
+
 void run_tile(const WkvForwardTile<float>& tile) {
-  (tile.sums.da == nullptr ? vector_kernels().forward : vector_kernels().forward_training)(tile);
+  (tile.sums.da == nullptr ? wkv_vector_kernels().forward
+                           : wkv_vector_kernels().forward_training)(tile);
 }
 void run_tile(const WkvForwardTile<double>& tile) {
   tile.sums.da == nullptr ? wkv_forward_tile<double, false>(tile)
                           : wkv_forward_tile<double, true>(tile);
 }
-void run_tile(const WkvBackwardTile<float>& tile) { vector_kernels().backward(tile); }
+void run_tile(const WkvBackwardTile<float>& tile) { wkv_vector_kernels().backward(tile); }
 void run_tile(const WkvBackwardTile<double>& tile) { wkv_backward_tile<double>(tile); }
 
 /// One tile of k, v, gy, y, gk or gv in the type of the arithmetic `T`. Where the tensor's type `S`
@@ -81,7 +78,8 @@ class StagedTile {
     if constexpr (kDirect) {
       return from;
     } else {
-      const auto widen = kIsHalf ? vector_kernels().widen_fp16 : vector_kernels().widen_bf16;
+      const auto widen =
+          kIsHalf ? wkv_vector_kernels().widen_fp16 : wkv_vector_kernels().widen_bf16;
       for (int64_t t = 0; t < tokens; ++t) {
         widen(reinterpret_cast<const uint16_t*>(from + t * C), buffer_ + t * kWkvTileChannels,
               channels);
@@ -100,7 +98,8 @@ class StagedTile {
 
   void store(S* to, int64_t C, int64_t tokens, int64_t channels) const {
     if constexpr (!kDirect) {
-      const auto narrow = kIsHalf ? vector_kernels().narrow_fp16 : vector_kernels().narrow_bf16;
+      const auto narrow =
+          kIsHalf ? wkv_vector_kernels().narrow_fp16 : wkv_vector_kernels().narrow_bf16;
       for (int64_t t = 0; t < tokens; ++t) {
         narrow(buffer_ + t * kWkvTileChannels, reinterpret_cast<uint16_t*>(to + t * C), channels);
       }
@@ -120,6 +119,7 @@ struct Arrays {
   const Wkv4Shape& shape;
   const T *w, *u;
   const S *k, *v;
+  const S* r;  ///< null where the output is not gated
   const bool* reset;
   T* checkpoints;  ///< null in a forward without training
 
@@ -128,6 +128,7 @@ struct Arrays {
             .u = u + c,
             .k = nullptr,
             .v = nullptr,
+            .r = nullptr,
             .reset = reset == nullptr ? nullptr : reset + b * shape.T + t,
             .stride = StagedTile<T, S>::stride(shape.C),
             .tokens = std::min(kWkvTileTokens, shape.T - t),
@@ -197,7 +198,7 @@ template <typename T, typename S>
 void forward_piece(const Arrays<T, S>& arrays, const Piece& piece, S* y,
                    const WkvSumsArrays<T>& sums) {
   const Wkv4Shape& shape = arrays.shape;
-  StagedTile<T, S> k, v, out;
+  StagedTile<T, S> k, v, r, out;
   for (int64_t tile = 0; tile < shape.tiles; ++tile) {
     for (int64_t c = piece.begin; c < piece.end; c += kWkvTileChannels) {
       const int64_t t = tile * kWkvTileTokens;
@@ -207,6 +208,7 @@ void forward_piece(const Arrays<T, S>& arrays, const Piece& piece, S* y,
       in.next = distance_to_next<T, S>(shape, piece, tile, c, +1);
       in.k = k.load(arrays.k + at, shape.C, in.tokens, in.channels);
       in.v = v.load(arrays.v + at, shape.C, in.tokens, in.channels);
+      if (arrays.r != nullptr) in.r = r.load(arrays.r + at, shape.C, in.tokens, in.channels);
       const WkvSumsArrays<T> here = offset(sums, piece.b * shape.C + c);
       if (arrays.checkpoints != nullptr) {
         copy_sums(here, arrays.checkpoint(piece.b, tile, c), in.channels);
@@ -223,6 +225,7 @@ struct BackwardArrays {
   const S* gy;
   const T *ga, *gb;  ///< null when the final state has no gradient
   S *gk, *gv;
+  S *gr, *out;  ///< null where the output is not gated
   T *x, *z, *o, *gw, *gu;
 };
 
@@ -230,7 +233,8 @@ template <typename T, typename S>
 void backward_piece(const Arrays<T, S>& arrays, const Piece& piece,
                     const BackwardArrays<T, S>& grad) {
   const Wkv4Shape& shape = arrays.shape;
-  StagedTile<T, S> k, v, gy, gk, gv;
+  StagedTile<T, S> k, v, r, gy, gk, gv, gr, out;
+  const bool gated = arrays.r != nullptr;
   for (int64_t tile = shape.tiles - 1; tile >= 0; --tile) {
     for (int64_t c = piece.begin; c < piece.end; c += kWkvTileChannels) {
       const int64_t t = tile * kWkvTileTokens;
@@ -241,6 +245,7 @@ void backward_piece(const Arrays<T, S>& arrays, const Piece& piece,
       in.next = distance_to_next<T, S>(shape, piece, tile, c, -1);
       in.k = k.load(arrays.k + at, shape.C, in.tokens, in.channels);
       in.v = v.load(arrays.v + at, shape.C, in.tokens, in.channels);
+      if (gated) in.r = r.load(arrays.r + at, shape.C, in.tokens, in.channels);
       const WkvSumsArrays<T> start = arrays.checkpoint(piece.b, tile, c);
       const bool last = tile == shape.tiles - 1 && grad.ga != nullptr;
       run_tile(WkvBackwardTile<T>{.in = in,
@@ -253,10 +258,15 @@ void backward_piece(const Arrays<T, S>& arrays, const Piece& piece,
                                   .o = grad.o + row,
                                   .gk = gk.target(grad.gk + at),
                                   .gv = gv.target(grad.gv + at),
+                                  .gr = gated ? gr.target(grad.gr + at) : nullptr,
+                                  .out = gated ? out.target(grad.out + at) : nullptr,
                                   .gw = grad.gw + row,
                                   .gu = grad.gu + row});
       gk.store(grad.gk + at, shape.C, in.tokens, in.channels);
       gv.store(grad.gv + at, shape.C, in.tokens, in.channels);
+      if (!gated) continue;
+      gr.store(grad.gr + at, shape.C, in.tokens, in.channels);
+      out.store(grad.out + at, shape.C, in.tokens, in.channels);
     }
   }
 }
@@ -273,7 +283,7 @@ at::Tensor decay_of(In time_decay, at::ScalarType math) {
 template <typename T, typename S>
 struct Inputs {
   Wkv4Shape shape;
-  at::Tensor w, u, k, v, reset;
+  at::Tensor w, u, k, v, r, reset;
 
   Inputs(const Wkv4Arguments& in, const Wkv4Shape& checked)
       : shape(checked),
@@ -281,6 +291,7 @@ struct Inputs {
         u(in.time_first.to(checked.math).contiguous()),
         k(in.k.contiguous()),
         v(in.v.contiguous()),
+        r(in.r != nullptr ? in.r->contiguous() : at::Tensor()),
         reset(in.reset.has_value() ? in.reset->contiguous() : at::Tensor()) {}
 
   [[nodiscard]] Arrays<T, S> arrays(T* checkpoints) const {
@@ -289,6 +300,7 @@ struct Inputs {
             u.const_data_ptr<T>(),
             k.const_data_ptr<S>(),
             v.const_data_ptr<S>(),
+            r.defined() ? r.const_data_ptr<S>() : nullptr,
             reset.defined() ? reset.const_data_ptr<bool>() : nullptr,
             checkpoints};
   }
@@ -349,6 +361,7 @@ at::Tensor sum_rows(In partial, const T* scale, In like) {
 
 struct BackwardResult {
   at::Tensor time_decay, time_first, k, v, a, b, p;
+  at::Tensor r, out;  // gated only
 };
 
 /// Turns the adjoint before the first token into gradients of the given state.
@@ -381,11 +394,18 @@ BackwardResult run_backward(const Wkv4Arguments& in, const Wkv4Shape& shape, In 
   const at::Tensor o = at::full(shape.state(), kWkvEmptyExponent, kept.options());
   const at::Tensor gk = at::empty(in.k.sizes(), in.k.options());
   const at::Tensor gv = at::empty(in.k.sizes(), in.k.options());
+  at::Tensor gr, out;
+  if (in.r != nullptr) {
+    gr = at::empty(in.k.sizes(), in.k.options());
+    out = at::empty(in.k.sizes(), in.k.options());
+  }
   const BackwardArrays<T, S> grad{.gy = gy.const_data_ptr<S>(),
                                   .ga = ga.defined() ? ga.const_data_ptr<T>() : nullptr,
                                   .gb = gb.defined() ? gb.const_data_ptr<T>() : nullptr,
                                   .gk = gk.mutable_data_ptr<S>(),
                                   .gv = gv.mutable_data_ptr<S>(),
+                                  .gr = gr.defined() ? gr.mutable_data_ptr<S>() : nullptr,
+                                  .out = out.defined() ? out.mutable_data_ptr<S>() : nullptr,
                                   .x = x.mutable_data_ptr<T>(),
                                   .z = z.mutable_data_ptr<T>(),
                                   .o = o.mutable_data_ptr<T>(),
@@ -399,7 +419,9 @@ BackwardResult run_backward(const Wkv4Arguments& in, const Wkv4Shape& shape, In 
           gv,
           x,
           z,
-          gp};
+          gp,
+          gr,
+          out};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> wkv4_cpu(In time_decay, In time_first,
@@ -416,28 +438,56 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> wkv4_trai
   return {out.y, out.a, out.b, out.p, out.checkpoints};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>
-wkv4_backward_cpu(In time_decay, In time_first, In k, In v, MaybeIn reset, In checkpoints,
-                  MaybeIn gy, MaybeIn ga, MaybeIn gb) {
-  const Wkv4Arguments in{time_decay, time_first, k, v, reset};
+BackwardResult backward(const Wkv4Arguments& in, In checkpoints, MaybeIn gy, MaybeIn ga,
+                        MaybeIn gb) {
   const Wkv4Shape shape = check_wkv4(in, kWkvTileTokens);
   check_wkv4_backward(in, shape, checkpoints, gy, ga, gb);
   const auto zeros = [&] { return at::zeros(shape.state(), checkpoints.options()); };
   const bool state = ga.has_value() || gb.has_value();
-  const at::Tensor gy_rows = gy.has_value() ? gy->contiguous() : at::zeros(k.sizes(), k.options());
+  const at::Tensor gy_rows =
+      gy.has_value() ? gy->contiguous() : at::zeros(in.k.sizes(), in.k.options());
   const at::Tensor ga_rows = ga.has_value() ? ga->contiguous() : state ? zeros() : at::Tensor();
   const at::Tensor gb_rows = gb.has_value() ? gb->contiguous() : state ? zeros() : at::Tensor();
   BackwardResult out;
-  with_storage_type(k.scalar_type(), [&]<typename S>(std::type_identity<S>) {
+  with_storage_type(in.k.scalar_type(), [&]<typename S>(std::type_identity<S>) {
     out = run_backward<WkvMath<S>, S>(in, shape, checkpoints, gy_rows, ga_rows, gb_rows);
   });
+  return out;
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>
+wkv4_backward_cpu(In time_decay, In time_first, In k, In v, MaybeIn reset, In checkpoints,
+                  MaybeIn gy, MaybeIn ga, MaybeIn gb) {
+  BackwardResult out = backward({time_decay, time_first, k, v, reset}, checkpoints, gy, ga, gb);
   return {out.time_decay, out.time_first, out.k, out.v, out.a, out.b, out.p};
+}
+
+Wkv4GatedForward wkv4_gated_cpu(In time_decay, In time_first, In k, In v, In r, MaybeIn reset,
+                                MaybeIn a, MaybeIn b, MaybeIn p) {
+  ForwardResult out = forward({time_decay, time_first, k, v, reset, &r}, a, b, p, false);
+  return {out.y, out.a, out.b, out.p};
+}
+
+Wkv4GatedTrain wkv4_gated_train_cpu(In time_decay, In time_first, In k, In v, In r, MaybeIn reset,
+                                    MaybeIn a, MaybeIn b, MaybeIn p) {
+  ForwardResult out = forward({time_decay, time_first, k, v, reset, &r}, a, b, p, true);
+  return {out.y, out.a, out.b, out.p, out.checkpoints};
+}
+
+Wkv4GatedBackward wkv4_gated_backward_cpu(In time_decay, In time_first, In k, In v, In r,
+                                          MaybeIn reset, In checkpoints, MaybeIn g, MaybeIn ga,
+                                          MaybeIn gb) {
+  BackwardResult out = backward({time_decay, time_first, k, v, reset, &r}, checkpoints, g, ga, gb);
+  return {out.time_decay, out.time_first, out.k, out.v, out.r, out.a, out.b, out.p, out.out};
 }
 
 TORCH_LIBRARY_IMPL(rwkv, CPU, m) {
   m.impl("wkv4", wkv4_cpu);
   m.impl("wkv4_train", wkv4_train_cpu);
   m.impl("wkv4_backward", wkv4_backward_cpu);
+  m.impl("wkv4_gated", wkv4_gated_cpu);
+  m.impl("wkv4_gated_train", wkv4_gated_train_cpu);
+  m.impl("wkv4_gated_backward", wkv4_gated_backward_cpu);
 }
 
 }  // namespace

@@ -5,6 +5,11 @@
 
 namespace rwkv::ops {
 
+struct WkvVectorKernels;
+
+/// The widest kernels that LibTorch found this processor to run (ATEN_CPU_CAPABILITY narrows it).
+const WkvVectorKernels& wkv_vector_kernels();
+
 /// Runs body(begin, end) over the pieces [0, count) on LibTorch's threads, each run of at least
 /// `grain` pieces. Our own function, so that a test can see whether this library was built with
 /// OpenMP: without it at::parallel_for is silently serial.

@@ -4,6 +4,7 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include "cuda/wkv4_gated.h"
 #include "cuda/wkv4_run.h"
 
 // WKV-4 on CUDA: the device of k, its current stream, no synchronisation with the host, so the
@@ -61,12 +62,39 @@ Wkv4BackwardTensors wkv4_backward_cuda(In time_decay, In time_first, In k, In v,
                            gb);
 }
 
+Wkv4GatedForward wkv4_gated_cuda(In time_decay, In time_first, In k, In v, In r, MaybeIn reset,
+                                 MaybeIn a, MaybeIn b, MaybeIn p) {
+  const c10::DeviceGuard guard(k.device());
+  auto [out, a_T, b_T, p_T, none] =
+      run_wkv4_forward(GpuLaunch(), {time_decay, time_first, k, v, reset, &r}, a, b, p, false);
+  return {out, a_T, b_T, p_T};
+}
+
+Wkv4GatedTrain wkv4_gated_train_cuda(In time_decay, In time_first, In k, In v, In r, MaybeIn reset,
+                                     MaybeIn a, MaybeIn b, MaybeIn p) {
+  const c10::DeviceGuard guard(k.device());
+  return run_wkv4_forward(GpuLaunch(), {time_decay, time_first, k, v, reset, &r}, a, b, p, true);
+}
+
+Wkv4GatedBackward wkv4_gated_backward_cuda(In time_decay, In time_first, In k, In v, In r,
+                                           MaybeIn reset, In checkpoints, MaybeIn g, MaybeIn ga,
+                                           MaybeIn gb) {
+  const c10::DeviceGuard guard(k.device());
+  Wkv4GateTensors gate;
+  auto [g_decay, g_first, gk, gv, ga_0, gb_0, gp_0] = run_wkv4_backward(
+      GpuLaunch(), {time_decay, time_first, k, v, reset, &r}, checkpoints, g, ga, gb, &gate);
+  return {g_decay, g_first, gk, gv, gate.gr, ga_0, gb_0, gp_0, gate.out};
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(rwkv, CUDA, m) {
   m.impl("wkv4", wkv4_cuda);
   m.impl("wkv4_train", wkv4_train_cuda);
   m.impl("wkv4_backward", wkv4_backward_cuda);
+  m.impl("wkv4_gated", wkv4_gated_cuda);
+  m.impl("wkv4_gated_train", wkv4_gated_train_cuda);
+  m.impl("wkv4_gated_backward", wkv4_gated_backward_cuda);
 }
 
 }  // namespace rwkv::ops

@@ -27,6 +27,7 @@ class WkvInputs {
         time_first_(in.time_first.to(shape.math).contiguous()),
         k_(in.k.contiguous()),
         v_(in.v.contiguous()),
+        r_(in.r != nullptr ? in.r->contiguous() : at::Tensor()),
         reset_(in.reset.has_value() ? in.reset->contiguous() : at::Tensor()),
         sizes_{shape.B, shape.T, shape.C, shape.tiles} {}
 
@@ -37,11 +38,12 @@ class WkvInputs {
     args.time_first = time_first_.const_data_ptr<M>();
     args.k = k_.const_data_ptr<S>();
     args.v = v_.const_data_ptr<S>();
+    args.r = r_.defined() ? r_.const_data_ptr<S>() : nullptr;
     args.reset = reset_.defined() ? reset_.const_data_ptr<bool>() : nullptr;
   }
 
  private:
-  at::Tensor time_decay_, time_first_, k_, v_, reset_;
+  at::Tensor time_decay_, time_first_, k_, v_, r_, reset_;
   WkvSizes sizes_;
 };
 
@@ -65,6 +67,11 @@ using Wkv4ForwardTensors = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Te
 /// Gradients of time_decay, time_first, k, v, a, b, p.
 using Wkv4BackwardTensors =
     std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+/// What the gated backward returns beside that: the gradient of r, and the gated output.
+struct Wkv4GateTensors {
+  at::Tensor gr, out;
+};
 
 template <typename Launch>
 Wkv4ForwardTensors run_wkv4_forward(const Launch& launch, const Wkv4Arguments& in,
@@ -99,7 +106,9 @@ Wkv4ForwardTensors run_wkv4_forward(const Launch& launch, const Wkv4Arguments& i
 template <typename Launch>
 Wkv4BackwardTensors run_wkv4_backward(const Launch& launch, const Wkv4Arguments& in,
                                       const at::Tensor& checkpoints, const OptionalTensor& gy,
-                                      const OptionalTensor& ga, const OptionalTensor& gb) {
+                                      const OptionalTensor& ga, const OptionalTensor& gb,
+                                      Wkv4GateTensors* gate = nullptr) {
+  TORCH_INTERNAL_ASSERT((in.r != nullptr) == (gate != nullptr));
   const Wkv4Shape shape = check_wkv4(in, kWkvChunkTokens);
   check_wkv4_backward(in, shape, checkpoints, gy, ga, gb);
   const auto state = [&] { return at::empty(shape.state(), checkpoints.options()); };
@@ -113,6 +122,10 @@ Wkv4BackwardTensors run_wkv4_backward(const Launch& launch, const Wkv4Arguments&
   const at::Tensor kept = checkpoints.contiguous();
   const at::Tensor gk = at::empty(in.k.sizes(), in.k.options());
   const at::Tensor gv = at::empty(in.k.sizes(), in.k.options());
+  if (gate != nullptr) {
+    gate->gr = at::empty(in.k.sizes(), in.k.options());
+    gate->out = at::empty(in.k.sizes(), in.k.options());
+  }
   const at::Tensor ga_0 = state(), gb_0 = state(), gp_0 = state(), gw = state(), gu = state();
   const at::Tensor g_decay = at::empty({shape.C}, checkpoints.options());
   const at::Tensor g_first = at::empty({shape.C}, checkpoints.options());
@@ -128,6 +141,8 @@ Wkv4BackwardTensors run_wkv4_backward(const Launch& launch, const Wkv4Arguments&
     args.gb = gb_rows.data();
     args.gk = gk.mutable_data_ptr<S>();
     args.gv = gv.mutable_data_ptr<S>();
+    args.gr = gate != nullptr ? gate->gr.mutable_data_ptr<S>() : nullptr;
+    args.out = gate != nullptr ? gate->out.mutable_data_ptr<S>() : nullptr;
     args.ga_0 = ga_0.mutable_data_ptr<M>();
     args.gb_0 = gb_0.mutable_data_ptr<M>();
     args.gp_0 = gp_0.mutable_data_ptr<M>();

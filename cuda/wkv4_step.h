@@ -73,6 +73,26 @@ WKV_HD inline WkvWeights<V> wkv_weights(V x, V y) {
   return select_ge(difference, exp_nonpositive(neg_abs(difference)));
 }
 
+/// 1 / (1 + exp(-x)), the gate.
+template <typename V>
+WKV_HD inline V wkv_sigmoid(V x) {
+  const WkvWeights<V> e = select_ge(x, exp_nonpositive(neg_abs(x)));
+  return e.of_x / (e.of_x + e.of_y);
+}
+
+/// A gated output s y and dL/dr, from the gradient g of the gated output; dL/dy is g s.
+template <typename V>
+struct WkvGate {
+  V s, out, gr;
+};
+
+template <typename V>
+WKV_HD inline WkvGate<V> wkv_gate_backward(V r, V y, V g) {
+  const V s = wkv_sigmoid(r);
+  const V out = s * y;
+  return {s, out, g * out * (V(1) - s)};
+}
+
 /// Sums of the tokens so far: A = a e^p, B = b e^p, and their derivatives by w, A' = da e^p, B' =
 /// db e^p.
 template <typename V>

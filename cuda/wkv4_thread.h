@@ -40,6 +40,7 @@ struct WkvForwardArguments {
   WkvSizes sizes;
   const M *time_decay, *time_first;  ///< (C), the raw parameters
   const S *k, *v;                    ///< (B, T, C)
+  const S* r;                        ///< (B, T, C), gates the output; null where it is not gated
   const bool* reset;                 ///< (B, T); null when no token starts a document
   const M *a_0, *b_0, *p_0;          ///< (B, C); null when nothing was seen before
   S* y;                              ///< (B, T, C)
@@ -54,12 +55,13 @@ struct WkvBackwardArguments {
 
   WkvSizes sizes;
   const M *time_decay, *time_first;
-  const S *k, *v;
+  const S *k, *v, *r;
   const bool* reset;
   const M* checkpoints;   ///< of the forward
   const S* gy;            ///< (B, T, C)
   const M *ga, *gb;       ///< (B, C); null when the final state has no gradient
   S *gk, *gv;             ///< (B, T, C)
+  S *gr, *out;            ///< (B, T, C), gradient of r and the gated output; null without r
   M *ga_0, *gb_0, *gp_0;  ///< (B, C), gradients of the given state
   M *gw, *gu;             ///< (B, C), summed over the tokens of each row
 };
@@ -180,7 +182,10 @@ WKV_HD inline void wkv_forward_thread(const WkvForwardArguments<S>& args, int64_
     WKV_UNROLL for (int t = 0; t < kWkvChunkTokens; ++t) {
       if (t >= place.tokens) break;
       if (wkv_is_reset(resets, t)) sums = WkvSums<M>::empty();
-      args.y[place.at + t * sizes.C] = static_cast<S>(wkv_output(sums, u, k[t], v[t]).y);
+      const int64_t at = place.at + t * sizes.C;
+      M y = wkv_output(sums, u, k[t], v[t]).y;
+      if (args.r != nullptr) y *= wkv_sigmoid(static_cast<M>(args.r[at]));
+      args.y[at] = static_cast<S>(y);
       wkv_update<Training>(sums, w, k[t], v[t]);
     }
   }
@@ -224,7 +229,15 @@ WKV_HD inline void wkv_backward_thread(const WkvBackwardArguments<S>& args, int6
       const WkvOutput<M> out = wkv_output(sums, u, k[t], v[t]);
       kept.y[t] = out.y;
       kept.m[t] = out.m;
-      kept.q[t] = gy[t] * out.inv_den;
+      M g = gy[t];
+      if (args.r != nullptr) {
+        const int64_t at = place.at + t * sizes.C;
+        const WkvGate<M> gate = wkv_gate_backward(static_cast<M>(args.r[at]), out.y, g);
+        args.out[at] = static_cast<S>(gate.out);
+        args.gr[at] = static_cast<S>(gate.gr);
+        g *= gate.s;
+      }
+      kept.q[t] = g * out.inv_den;
       kept.direct[t] = kept.q[t] * out.token;
       const auto gradient = wkv_parameter_gradient(sums, out, kept.q[t], kept.direct[t], v[t]);
       total.w += gradient.w;

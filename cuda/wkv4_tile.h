@@ -15,13 +15,14 @@ inline constexpr int64_t kWkvTileTokens = 32;
 /// 64 floats are 256 bytes of each row.
 inline constexpr int64_t kWkvTileChannels = 64;
 
-/// Where the tile of the inputs lies. Element (t, c) of k and v is at [t * stride + c].
+/// Where the tile of the inputs lies. Element (t, c) of k, v and r is at [t * stride + c].
 template <typename T>
 struct WkvTileInput {
   const T* w;  ///< -exp(time_decay), per channel
   const T* u;  ///< time_first, per channel
   const T* k;
   const T* v;
+  const T* r;         ///< gates the output by sigmoid(r); null where it is not gated
   const bool* reset;  ///< per token: starts a new document; null when none does
   int64_t stride;
   int64_t tokens;
@@ -53,6 +54,7 @@ struct WkvBackwardTile {
   const T *ga, *gb;
   T *x, *z, *o;  ///< adjoint after the tile on entry, before it on return
   T *gk, *gv;    ///< with the stride of k
+  T *gr, *out;   ///< with the stride of k: gradient of r, and the gated output; null without r
   T *gw, *gu;    ///< sums over tokens, added to
 };
 
@@ -145,12 +147,15 @@ inline void wkv_forward_tile(const WkvForwardTile<typename WkvLanes<V>::Scalar>&
     if (in.next != 0) {
       wkv_prefetch(in.k + row, in.next, in.channels);
       wkv_prefetch(in.v + row, in.next, in.channels);
+      if (in.r != nullptr) wkv_prefetch(in.r + row, in.next, in.channels);
     }
     wkv_each_vector<V>(in.channels, [&](int64_t c, int64_t count) {
       const V k = L::load(in.k + row + c, count);
       const V v = L::load(in.v + row + c, count);
       auto sums = reset ? WkvSums<V>::empty() : wkv_load_sums<V, Derivatives>(sums_at, c, count);
-      L::store(wkv_output(sums, L::load(in.u + c, count), k, v).y, tile.y + row + c, count);
+      V y = wkv_output(sums, L::load(in.u + c, count), k, v).y;
+      if (in.r != nullptr) y = y * wkv_sigmoid(L::load(in.r + row + c, count));
+      L::store(y, tile.y + row + c, count);
       wkv_update<Derivatives>(sums, L::load(in.w + c, count), k, v);
       wkv_store_sums<V, Derivatives>(sums, sums_at, c, count);
     });
@@ -183,7 +188,14 @@ inline void wkv_recompute_tile(const WkvBackwardTile<T>& tile, const WkvSumsArra
       const V v = L::load(in.v + row + c, count);
       auto sums = reset ? WkvSums<V>::empty() : wkv_load_sums<V, true>(sums_at, c, count);
       const WkvOutput<V> out = wkv_output(sums, L::load(in.u + c, count), k, v);
-      const V q = L::load(tile.gy + row + c, count) * out.inv_den;
+      V gy = L::load(tile.gy + row + c, count);
+      if (in.r != nullptr) {
+        const auto gate = wkv_gate_backward(L::load(in.r + row + c, count), out.y, gy);
+        L::store(gate.out, tile.out + row + c, count);
+        L::store(gate.gr, tile.gr + row + c, count);
+        gy = gy * gate.s;
+      }
+      const V q = gy * out.inv_den;
       const V direct = q * out.token;
       L::store(out.y, kept.y + slot, count);
       L::store(out.m, kept.m + slot, count);
@@ -225,6 +237,7 @@ inline void wkv_reverse_tile(const WkvBackwardTile<T>& tile, const WkvKept<T>& k
       wkv_prefetch(in.k + row, in.next, in.channels);
       wkv_prefetch(in.v + row, in.next, in.channels);
       wkv_prefetch(tile.gy + row, in.next, in.channels);
+      if (in.r != nullptr) wkv_prefetch(in.r + row, in.next, in.channels);
     }
     wkv_each_vector<V>(in.channels, [&](int64_t c, int64_t count) {
       const int64_t slot = t * kWkvTileChannels + c;

@@ -7,25 +7,23 @@
 
 namespace rwkv::model {
 
-at::Tensor time_shift(const at::Tensor& x_BTC, const at::Tensor& previous_BC) {
-  TORCH_CHECK(x_BTC.dim() == 3, "time_shift: x must be [B,T,C], got ", x_BTC.sizes());
-  if (!previous_BC.defined()) return at::constant_pad_nd(x_BTC, {0, 0, 1, -1});
-  TORCH_CHECK(previous_BC.dim() == 2 && previous_BC.size(0) == x_BTC.size(0) &&
-                  previous_BC.size(1) == x_BTC.size(2),
-              "time_shift: the state's row is ", previous_BC.sizes(), ", x is ", x_BTC.sizes());
-  const int64_t T = x_BTC.size(1);
-  return at::cat({previous_BC.unsqueeze(1), x_BTC.slice(1, 0, T - 1)}, 1);
+at::Tensor sum_of(const Residual& residual) {
+  return residual.delta_BTC.defined() ? residual.x_BTC + residual.delta_BTC : residual.x_BTC;
 }
 
-at::Tensor time_mix(const at::Tensor& x_BTC, const at::Tensor& shifted_BTC, const at::Tensor& m) {
-  return at::lerp(shifted_BTC, x_BTC, m);
+ops::NormMixLinearResult norm_mix_linear(const Residual& residual, torch::nn::LayerNorm& norm,
+                                         State* state, const std::string& key,
+                                         const std::vector<ops::MixedLinear>& products) {
+  const at::Tensor previous_BC = state == nullptr ? at::Tensor() : state->get(key);
+  ops::NormMixLinearResult result = ops::norm_mix_linear(
+      residual.x_BTC, residual.delta_BTC, {norm->weight, norm->bias, norm->options.eps()},
+      previous_BC, /*reset=*/{}, products);
+  if (state != nullptr) state->set(key, result.last);
+  return result;
 }
 
-at::Tensor shift_with_state(const at::Tensor& x_BTC, State* state, const std::string& key) {
-  if (state == nullptr) return time_shift(x_BTC, {});
-  const at::Tensor shifted = time_shift(x_BTC, state->get(key));
-  state->set(key, x_BTC.select(1, x_BTC.size(1) - 1));
-  return shifted;
+torch::nn::LayerNorm layer_norm(int64_t n_embd) {
+  return torch::nn::LayerNorm(torch::nn::LayerNormOptions({n_embd}).eps(1e-5));
 }
 
 torch::nn::Linear linear(int64_t in, int64_t out) {
@@ -40,12 +38,15 @@ ChannelMixImpl::ChannelMixImpl(std::string name, int64_t n_embd, int64_t dim_ffn
       value(register_module("value", linear(dim_ffn, n_embd))),
       state_xx_(std::move(name) + ".xx") {}
 
-at::Tensor ChannelMixImpl::forward(const at::Tensor& x_BTC, State* state) {
+at::Tensor ChannelMixImpl::forward(const Residual& residual, torch::nn::LayerNorm& norm,
+                                   State* state) {
   RECORD_USER_SCOPE("rwkv::channel_mix");
-  const at::Tensor shifted = shift_with_state(x_BTC, state, state_xx_);
-  const at::Tensor k_BTF = key(time_mix(x_BTC, shifted, time_mix_k)).relu().square();
-  const at::Tensor r_BTC = receptance(time_mix(x_BTC, shifted, time_mix_r));
-  return r_BTC.sigmoid() * value(k_BTF);
+  const auto [x_BTC, last_BC, products] =
+      norm_mix_linear(residual, norm, state, state_xx_,
+                      {{time_mix_k, key->weight}, {time_mix_r, receptance->weight}});
+  const at::Tensor& k_BTF = products[0];
+  const at::Tensor& r_BTC = products[1];
+  return ops::gate_residual(x_BTC, r_BTC, ops::relu_square_linear(k_BTF, value->weight));
 }
 
 }  // namespace rwkv::model

@@ -17,6 +17,9 @@ class Dropout {
   /// p: in [0,1).
   Dropout(double p, uint64_t seed);
 
+  /// Whether it changes anything.
+  [[nodiscard]] bool active() const { return p_ != 0; }
+
   /// x: any shape; the result has the same.
   at::Tensor operator()(const at::Tensor& x, int64_t site) const;
 

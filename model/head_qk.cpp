@@ -36,21 +36,28 @@ at::Tensor keep_largest(const at::Tensor& c_BTS, const at::Tensor& ids_BTS, int6
 
 }  // namespace
 
+HeadQkScores head_qk_scores(const HeadQkInput& in, int64_t vocab_size) {
+  const auto past = in.k_BSD.size(1) - in.q_BTD.size(1);
+  HeadQkScores scores;
+  scores.c_BTS =
+      (at::matmul(in.q_BTD, in.k_BSD.transpose(1, 2)) / static_cast<double>(in.q_BTD.size(2)))
+          .tril(past);
+  scores.ids_BTS = in.ids_BS.unsqueeze(1).expand_as(scores.c_BTS);
+  if (in.reduce == HeadQkReduce::kMax) {
+    scores.kept_BTS = keep_largest(scores.c_BTS, scores.ids_BTS, past, vocab_size);
+    scores.c_BTS = scores.c_BTS * scores.kept_BTS;
+  }
+  return scores;
+}
+
 at::Tensor add_head_qk(const at::Tensor& logits_BTV, const at::Tensor& x_BTC,
                        const at::Tensor& ids_BT, torch::nn::Linear& head_q,
                        torch::nn::Linear& head_k, HeadQkReduce reduce, State* state) {
-  const at::Tensor q_BTD = head_q(x_BTC);
-  const at::Tensor k_BSD = append(state, "head_qk.k", head_k(x_BTC));
-  const at::Tensor ids_BS = append(state, "head_qk.ids", ids_BT);
-  const auto past = k_BSD.size(1) - q_BTD.size(1);
-  at::Tensor c_BTS =
-      (at::matmul(q_BTD, k_BSD.transpose(1, 2)) / static_cast<double>(q_BTD.size(2))).tril(past);
-  const at::Tensor ids_BTS = ids_BS.unsqueeze(1).expand_as(c_BTS);
-  if (reduce == HeadQkReduce::kMax) {
-    c_BTS = c_BTS * keep_largest(c_BTS, ids_BTS, past, logits_BTV.size(2));
-  }
+  const HeadQkInput in{head_q(x_BTC), append(state, "head_qk.k", head_k(x_BTC)),
+                       append(state, "head_qk.ids", ids_BT), reduce};
+  const HeadQkScores scores = head_qk_scores(in, logits_BTV.size(2));
   // A scatter along the vocabulary: the one-hot matrix [B,S,V] of the original never exists.
-  return logits_BTV.scatter_add(2, ids_BTS, c_BTS.to(logits_BTV.scalar_type()));
+  return logits_BTV.scatter_add(2, scores.ids_BTS, scores.c_BTS.to(logits_BTV.scalar_type()));
 }
 
 }  // namespace rwkv::model

@@ -3,18 +3,11 @@
 #include <ATen/record_function.h>
 #include <torch/torch.h>
 
-#include "cuda/ops.h"
+#include "cuda/layers.h"
 #include "model/grad_checkpoint.h"
 #include "model/head_qk.h"
 
 namespace rwkv::model {
-namespace {
-
-torch::nn::LayerNorm layer_norm(int64_t n_embd) {
-  return torch::nn::LayerNorm(torch::nn::LayerNormOptions({n_embd}).eps(1e-5));
-}
-
-}  // namespace
 
 TimeMixImpl::TimeMixImpl(const std::string& name, int64_t n_embd, int64_t dim_att)
     : time_decay(register_parameter("time_decay", at::zeros({dim_att}))),
@@ -31,24 +24,27 @@ TimeMixImpl::TimeMixImpl(const std::string& name, int64_t n_embd, int64_t dim_at
       state_bb_(name + ".bb"),
       state_pp_(name + ".pp") {}
 
-at::Tensor TimeMixImpl::forward(const at::Tensor& x_BTC, State* state) {
+Residual TimeMixImpl::forward(const Residual& residual, torch::nn::LayerNorm& norm, State* state) {
   RECORD_USER_SCOPE("rwkv::time_mix");
-  const at::Tensor shifted = shift_with_state(x_BTC, state, state_xx_);
-  const at::Tensor k_BTA = key(time_mix(x_BTC, shifted, time_mix_k));
-  const at::Tensor v_BTA = value(time_mix(x_BTC, shifted, time_mix_v));
-  const at::Tensor r_BTA = receptance(time_mix(x_BTC, shifted, time_mix_r));
+  const auto [x_BTC, last_BC, products] = norm_mix_linear(
+      residual, norm, state, state_xx_,
+      {{time_mix_k, key->weight}, {time_mix_v, value->weight}, {time_mix_r, receptance->weight}});
+  const at::Tensor& k_BTA = products[0];
+  const at::Tensor& v_BTA = products[1];
+  const at::Tensor& r_BTA = products[2];
 
   ops::Wkv4State wkv_state;
   if (state != nullptr) {
     wkv_state = {state->get(state_aa_), state->get(state_bb_), state->get(state_pp_)};
   }
-  const auto [y_BTA, aa, bb, pp] = ops::wkv4(time_decay, time_first, k_BTA, v_BTA, wkv_state);
+  const auto [y_BTC, after] =
+      ops::gated_wkv_linear(time_decay, time_first, k_BTA, v_BTA, r_BTA, output->weight, wkv_state);
   if (state != nullptr) {
-    state->set(state_aa_, aa);
-    state->set(state_bb_, bb);
-    state->set(state_pp_, pp);
+    state->set(state_aa_, after.a);
+    state->set(state_bb_, after.b);
+    state->set(state_pp_, after.p);
   }
-  return output(r_BTA.sigmoid() * y_BTA);
+  return {x_BTC, y_BTC};
 }
 
 BlockImpl::BlockImpl(const ModelConfig& config, int64_t layer) : layer_(layer) {
@@ -68,10 +64,14 @@ BlockImpl::BlockImpl(const ModelConfig& config, int64_t layer) : layer_(layer) {
 at::Tensor BlockImpl::forward(at::Tensor x_BTC, State* state, const Dropout& dropout) {
   RECORD_USER_SCOPE("rwkv::norm_and_residual");
   if (!ln0_.is_empty()) x_BTC = ln0_(x_BTC);
-  const at::Tensor z_BTC = ln1_(x_BTC);
-  x_BTC = x_BTC + (att_.is_empty() ? ffn_pre_(z_BTC, state) : att_(z_BTC, state));
-  x_BTC = dropout(x_BTC, 1 + 2 * layer_);
-  return dropout(x_BTC + ffn_(ln2_(x_BTC), state), 2 + 2 * layer_);
+  Residual residual{x_BTC, {}};
+  if (att_.is_empty()) {
+    residual.x_BTC = ffn_pre_(residual, ln1_, state);
+  } else {
+    residual = att_(residual, ln1_, state);
+  }
+  if (dropout.active()) residual = {dropout(sum_of(residual), 1 + 2 * layer_), {}};
+  return dropout(ffn_(residual, ln2_, state), 2 + 2 * layer_);
 }
 
 Rwkv4::Rwkv4(const ModelConfig& config) : config_(config) {
@@ -114,7 +114,7 @@ at::Tensor Rwkv4::embed(const at::Tensor& ids_BT) {
   return emb_(ids_BT);
 }
 
-at::Tensor Rwkv4::forward(const at::Tensor& ids_BT, State* state, Positions positions) {
+at::Tensor Rwkv4::run_blocks(const at::Tensor& ids_BT, State* state) {
   const bool training = is_training() && at::GradMode::is_enabled();
   const Dropout dropout =
       training ? Dropout(training_options.dropout, training_options.dropout_seed) : Dropout();
@@ -122,7 +122,11 @@ at::Tensor Rwkv4::forward(const at::Tensor& ids_BT, State* state, Positions posi
   for (const auto& block : *blocks_) {
     x_BTC = run_block(*block->as<BlockImpl>(), x_BTC, state, dropout);
   }
+  return x_BTC;
+}
 
+at::Tensor Rwkv4::forward(const at::Tensor& ids_BT, State* state, Positions positions) {
+  at::Tensor x_BTC = run_blocks(ids_BT, state);
   RECORD_USER_SCOPE("rwkv::head");
   x_BTC = ln_out_(x_BTC);
   const bool last_only = positions == Positions::kLast;
@@ -135,6 +139,16 @@ at::Tensor Rwkv4::forward(const at::Tensor& ids_BT, State* state, Positions posi
     if (last_only) logits_BTV = logits_BTV.slice(1, T - 1, T);
   }
   return logits_BTV;
+}
+
+HeadInput Rwkv4::forward_to_head(const at::Tensor& ids_BT) {
+  const at::Tensor x_BTC = run_blocks(ids_BT, nullptr);
+  RECORD_USER_SCOPE("rwkv::head");
+  HeadInput head{ln_out_(x_BTC), head_->weight, {}};
+  if (!head_q_.is_empty()) {
+    head.head_qk = {head_q_(head.x_BTC), head_k_(head.x_BTC), ids_BT, config_.head_qk_reduce};
+  }
+  return head;
 }
 
 }  // namespace rwkv::model

@@ -154,7 +154,8 @@ class TrainingStep {
   }
 
   void run() {
-    cross_entropy(model_->forward(inputs_), targets_, L2Wrap{}).backward();
+    head_cross_entropy(model::forward_to_head(*model_, inputs_), targets_, L2Wrap{}, {}, 1)
+        .backward();
     const double norm = optimizer_->gradient_norm();
     optimizer_->step({.lr = 1e-4}, norm);
     optimizer_->zero_grad();

@@ -19,6 +19,7 @@
 #include "data/base/mapped_file.h"
 #include "model/formats/tensor_file.h"
 #include "model/weights.h"
+#include "trainer/distributed/parallel_optimizer.h"
 #include "trainer/version.h"
 
 namespace rwkv::trainer {
@@ -174,7 +175,8 @@ std::vector<std::string> run_on_all(RankGroup& group, const std::function<std::s
   std::vector<std::string> outcomes = group.exchange("the writing of a checkpoint", outcome);
   for (size_t r = 0; r < outcomes.size(); ++r) {
     if (outcomes[r].starts_with('-')) {
-      user_error("{}: {}", group.name_of(static_cast<int64_t>(r)), outcomes[r].substr(1));
+      throw CommonError(
+          fmt::format("{}: {}", group.name_of(static_cast<int64_t>(r)), outcomes[r].substr(1)));
     }
     outcomes[r].erase(0, 1);
   }

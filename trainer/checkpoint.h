@@ -9,10 +9,11 @@
 
 #include "data/vocabulary.h"
 #include "model/language_model.h"
-#include "trainer/distributed/parallel_optimizer.h"
 #include "trainer/loss_scaler.h"
 
 namespace rwkv::trainer {
+
+class ParallelOptimizer;
 
 /// Where a run stands. All of it is stored in every checkpoint.
 struct Progress {

@@ -22,10 +22,8 @@ struct WeightedSum {
 WeightedSum sum_of_loss(model::LanguageModel& model, const at::Tensor& inputs,
                         const at::Tensor& targets, const at::Tensor& weights) {
   const at::Device device = model.parameters().front().device();
-  const at::Tensor logits = model.forward(inputs.to(device));
-  const auto math = logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  const at::Tensor log_p = at::log_softmax(logits, -1, math);
-  at::Tensor loss = -log_p.gather(-1, targets.to(device).unsqueeze(-1)).squeeze(-1);
+  const model::HeadInput head = model::forward_to_head(model, inputs.to(device));
+  at::Tensor loss = model::head_cross_entropy(head, targets.to(device));
   if (weights.defined()) loss = loss * weights.to(device);
   return {.loss = loss.sum(at::kDouble).item<double>(),
           .weight = weights.defined() ? weights.sum(at::kDouble).item<double>()

@@ -80,4 +80,23 @@ at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& targets, co
                                    l2wrap.ignore_incoming_gradient);
 }
 
+at::Tensor head_cross_entropy(const model::HeadInput& head, const at::Tensor& targets,
+                              const L2Wrap& l2wrap, const at::Tensor& mask,
+                              double expected_gradient) {
+  RECORD_USER_SCOPE("rwkv::head");
+  TORCH_CHECK(targets.numel() > 0, "cross_entropy: no targets");
+  TORCH_CHECK(!mask.defined() || mask.sizes() == targets.sizes(), "cross_entropy: mask ",
+              mask.defined() ? mask.sizes() : at::IntArrayRef{}, " does not fit targets ",
+              targets.sizes());
+  const auto math = head.x_BTC.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const at::Tensor weights_N =
+      row_weights(mask.defined() ? mask.reshape({-1}) : mask, targets.numel(),
+                  head.x_BTC.options().dtype(math).requires_grad(false));
+  return model::head_loss(head, targets,
+                          {.weights_BT = weights_N.view(targets.sizes()),
+                           .l2wrap = l2wrap.factor / static_cast<double>(targets.numel()),
+                           .expected_gradient = expected_gradient,
+                           .l2wrap_ignores_gradient = l2wrap.ignore_incoming_gradient});
+}
+
 }  // namespace rwkv::trainer

@@ -2,6 +2,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "model/head_loss.h"
+
 namespace rwkv::trainer {
 
 /// L2Wrap: pulls the largest logit of every position towards zero, so that logits keep their scale.
@@ -23,5 +25,14 @@ struct L2Wrap {
 /// Source: RWKV-LM `RWKV-v4neo/src/model.py` (L2Wrap, training_step).
 at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& targets, const L2Wrap& l2wrap,
                          const at::Tensor& mask = {});
+
+/// The same from where the head begins, without ever holding all logits (model/head_loss.h).
+///
+/// The gradients are computed in here, for the gradient `expected_gradient` of the loss: the factor
+/// that the loss is multiplied by before backward(). Another one costs a pass over them and, with
+/// l2wrap.ignore_incoming_gradient, is an error.
+at::Tensor head_cross_entropy(const model::HeadInput& head, const at::Tensor& targets,
+                              const L2Wrap& l2wrap, const at::Tensor& mask,
+                              double expected_gradient);
 
 }  // namespace rwkv::trainer

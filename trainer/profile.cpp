@@ -2,6 +2,7 @@
 
 #include <ATen/SequenceNumber.h>
 #include <ATen/record_function.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "data/base/error.h"
+#include "trainer/part_memory.h"
 #include "trainer/part_times.h"
 #include "trainer/trace_file.h"
 
@@ -41,9 +43,12 @@ struct Recorder {
   std::mutex mutex;
   std::map<std::string, Entry> operators;
   PartTimes parts{0};
+  std::shared_ptr<PartMemory> memory;
+  std::unique_ptr<c10::DebugInfoGuard> memory_guard;  // of the thread that trains
   TraceFile trace;
   bool tracing = false;
-  uint64_t thread = 0;  // that trains, whose scopes are the parts
+  bool backward = false;  // the backward pass of this step has begun
+  uint64_t thread = 0;    // that trains, whose scopes are the parts
 };
 
 Recorder& recorder() {
@@ -88,11 +93,14 @@ std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function
   } else {
     children_ns.push_back(0);
     if (function.scope() == at::RecordScope::BACKWARD_FUNCTION) {
+      if (!r.backward) r.memory->forward_is_over();
+      r.backward = true;
       call->previous = r.parts.enter_backward(function.seqNr(), call->start_ns);
       call->entered = true;
     }
   }
   call->part = r.parts.here().part;
+  if (call->entered) r.memory->set_part(call->part);
   return call;
 }
 
@@ -132,6 +140,7 @@ void on_end(const at::RecordFunction& function, at::ObserverContext* context) {
     r.parts.remember_forward(call.part, call.sequence, at::sequence_number::peek());
   }
   r.parts.leave(call.previous, end_ns);
+  r.memory->set_part(call.previous.part);
 }
 
 double seconds(int64_t ns) { return static_cast<double>(ns) * 1e-9; }
@@ -166,6 +175,23 @@ std::string part_table(const PartTimes& parts, int64_t steps) {
   return text;
 }
 
+/// Parts that neither keep nor ever held a tenth of a megabyte are left out.
+std::string memory_table(const PartTimes& times, const PartMemory& memory) {
+  const auto mb = [](int64_t bytes) { return static_cast<double>(bytes) * 1e-6; };
+  std::string text = fmt::format("{:<28} {:>18} {:>10}\n", "tensors on the CPU (MB)",
+                                 "kept for backward", "largest");
+  const auto parts = memory.parts();
+  int64_t kept = 0;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    kept += parts[i].kept;
+    if (mb(parts[i].largest) < 0.1) continue;
+    text += fmt::format("{:<28} {:>18.1f} {:>10.1f}\n", times.name(static_cast<int>(i)),
+                        mb(parts[i].kept), mb(parts[i].largest));
+  }
+  return text +
+         fmt::format("{:<28} {:>18.1f} {:>10.1f}\n", "all (at once)", mb(kept), mb(memory.peak()));
+}
+
 std::string operator_table(const std::map<std::string, Entry>& operators, int64_t wall_ns) {
   std::vector<std::pair<std::string, Entry>> rows(operators.begin(), operators.end());
   std::sort(rows.begin(), rows.end(),
@@ -192,8 +218,11 @@ StepProfile::StepProfile(std::filesystem::path trace_file) : trace_path_(std::mo
     const std::lock_guard lock(r.mutex);
     r.thread = at::RecordFunction::currentThreadId();
     r.parts = PartTimes(now_ns());
+    r.memory = std::make_shared<PartMemory>();
     r.tracing = true;
   }
+  recorder().memory_guard =
+      std::make_unique<c10::DebugInfoGuard>(c10::DebugInfoKind::PROFILER_STATE, recorder().memory);
   start_over();
   handle_ = at::addGlobalCallback(
       at::RecordFunctionCallback(on_start, on_end)
@@ -201,7 +230,10 @@ StepProfile::StepProfile(std::filesystem::path trace_file) : trace_path_(std::mo
                    at::RecordScope::USER_SCOPE}));
 }
 
-StepProfile::~StepProfile() { at::removeCallback(handle_); }
+StepProfile::~StepProfile() {
+  at::removeCallback(handle_);
+  recorder().memory_guard.reset();
+}
 
 void StepProfile::start_over() {
   Recorder& r = recorder();
@@ -212,6 +244,7 @@ void StepProfile::start_over() {
   r.operators.clear();
   r.trace.clear();
   r.parts.reset(start_ns_);
+  r.memory->reset();
 }
 
 void StepProfile::end_step() {
@@ -239,6 +272,10 @@ void StepProfile::begin_step(int64_t step) {
   if (steps_ == kWarmUpSteps + kTraceSteps) write_trace();
   if (steps_ == kWarmUpSteps) start_over();
   step_ = step;
+  {
+    const std::lock_guard lock(recorder().mutex);
+    recorder().backward = false;
+  }
   step_start_ns_ = now_ns();
 }
 
@@ -289,10 +326,11 @@ std::string StepProfile::report() {
   const int64_t end_ns = now_ns();
   r.parts.update(end_ns);
   const int64_t wall_ns = end_ns - start_ns_;
-  return fmt::format("profile of {} steps, {:.2f} s{}\n\n{}\n{}\n{}\n", counted_, seconds(wall_ns),
+  return fmt::format("profile of {} steps, {:.2f} s{}\n\n{}\n{}\n{}\n{}\n", counted_,
+                     seconds(wall_ns),
                      steps_ == counted_ ? " (with the warm-up of the first steps)" : "",
-                     part_table(r.parts, counted_), operator_table(r.operators, wall_ns),
-                     trace_note_);
+                     part_table(r.parts, counted_), memory_table(r.parts, *r.memory),
+                     operator_table(r.operators, wall_ns), trace_note_);
 }
 
 }  // namespace rwkv::trainer

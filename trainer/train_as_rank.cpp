@@ -40,6 +40,12 @@ ExitCode train_as_rank(const RunConfig& config, TrainOptions options, bool allow
     return code;
   } catch (const PeerLostError&) {
     throw;
+  } catch (const CommonError&) {
+    if (group.is_main()) throw;
+    return kUserMistake;
+  } catch (const NotFiniteError&) {  // all ranks stop at the same step
+    if (group.is_main()) throw;
+    return kNotFinite;
   } catch (const std::exception& error) {
     group.leave(error.what());
     throw;

@@ -157,8 +157,11 @@ ExitCode Trainer::run() {
   bool stopped = false;
   try {
     stopped = train();
+  } catch (const CommonError&) {
+    save_what_is_trained();
+    throw;
   } catch (const UserError&) {
-    // One rank of several has the others' agreement to nothing: they go on from the last save.
+    // A rank that fails alone cannot save: the others do not know.
     if (group_->is_alone()) save_what_is_trained();
     throw;
   }
@@ -272,7 +275,10 @@ report::SessionStart Trainer::session_start() const {
 
 Trainer::BatchResult Trainer::forward_backward(int64_t real_bsz) {
   const double own_loss = run_passes(real_bsz, /*send=*/true);
-  const std::array<double, 2> own = {own_loss, static_cast<double>(StopSignals::requested())};
+  const std::string trouble = trouble_with_data();
+  const std::array<double, 3> own = {own_loss, static_cast<double>(StopSignals::requested()),
+                                     trouble.empty() ? 0.0 : 1.0};
+  bool trouble_anywhere = false;
   BatchResult result;
   const std::vector<double> all = group_->gather(own);
   for (size_t i = 0; i < all.size(); i += own.size()) {
@@ -281,10 +287,33 @@ Trainer::BatchResult Trainer::forward_backward(int64_t real_bsz) {
       result.first_bad_rank = static_cast<int64_t>(i / own.size());
     }
     if (result.stop_signal == 0) result.stop_signal = static_cast<int>(all[i + 1]);
+    trouble_anywhere = trouble_anywhere || all[i + 2] != 0;
   }
   result.grad_norm = optimizer_->gradient_norm() / loss_scaler_.scale;
   step_waited_s_ = optimizer_->waited_s();
+  if (trouble_anywhere) stop_for_trouble(trouble);
   return result;
+}
+
+std::string Trainer::trouble_with_data() const {
+  try {
+    data_.train->check_unchanged();
+    if (data_.general) data_.general->check_unchanged();
+    if (data_.loss_mask) data_.loss_mask->check_unchanged();
+  } catch (const UserError& error) {
+    return error.what();
+  }
+  return {};
+}
+
+void Trainer::stop_for_trouble(const std::string& own) {
+  optimizer_->zero_grad();
+  const auto texts = group_->exchange("the report of trouble", own);
+  const auto first =
+      std::find_if(texts.begin(), texts.end(), [](const auto& text) { return !text.empty(); });
+  throw CommonError(group_->is_alone()
+                        ? *first
+                        : fmt::format("{}: {}", group_->name_of(first - texts.begin()), *first));
 }
 
 double Trainer::run_passes(int64_t real_bsz, bool send) {
@@ -305,10 +334,11 @@ double Trainer::run_passes(int64_t real_bsz, bool send) {
     const bool original = t.l2wrap_compat == L2WrapCompat::kV4neo;
     const double share = original ? rows / static_cast<double>(t.micro_bsz) : 1;
     const L2Wrap l2wrap{t.l2wrap * share, original};
-    const at::Tensor loss =
-        cross_entropy(model_->forward(batch.inputs), batch.targets, l2wrap, batch.mask);
+    const double loss_factor = loss_scaler_.scale * rows / static_cast<double>(real_bsz);
+    const at::Tensor loss = head_cross_entropy(model::forward_to_head(*model_, batch.inputs),
+                                               batch.targets, l2wrap, batch.mask, loss_factor);
     optimizer_->before_backward(/*last=*/send && &pass == &passes.back());
-    (loss * (loss_scaler_.scale * rows / static_cast<double>(real_bsz))).backward();
+    (loss * loss_factor).backward();
     optimizer_->after_backward(std::ssize(passes));
     loss_sum += loss.detach().to(at::kDouble) * rows / static_cast<double>(real_bsz);
   }

@@ -84,6 +84,9 @@ class Trainer {
   BatchResult forward_backward(int64_t real_bsz);
   /// This rank's share of the batch: its part of the mean loss. With `send`, gradients travel.
   double run_passes(int64_t real_bsz, bool send);
+  /// What is wrong with the files that this rank reads, or nothing.
+  [[nodiscard]] std::string trouble_with_data() const;
+  [[noreturn]] void stop_for_trouble(const std::string& own);
   /// "the gradient of NAME", with the rank where there are several; "no gradient".
   std::string place_of_nonfinite(const BatchResult& result);
   [[nodiscard]] bool is_main() const { return group_->is_main(); }

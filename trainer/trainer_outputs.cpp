@@ -64,9 +64,6 @@ void Trainer::log_step(const SchedulePoint& now, const BatchResult& result) {
 
 void Trainer::after_step() {
   RECORD_USER_SCOPE("rwkv::after_step");
-  data_.train->check_unchanged();
-  if (data_.general) data_.general->check_unchanged();
-  if (data_.loss_mask) data_.loss_mask->check_unchanged();
   if (due(progress_.step, config_.distributed.drift_every)) {
     check_for_drift(*group_, *model_, progress_.step);
   }

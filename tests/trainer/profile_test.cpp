@@ -19,6 +19,7 @@
 #include "model/factory.h"
 #include "model/init.h"
 #include "trainer/loss.h"
+#include "trainer/part_memory.h"
 #include "trainer/part_times.h"
 #include "trainer/trace_file.h"
 
@@ -235,6 +236,56 @@ TEST_F(ProfiledSteps, PartsSumToTheWallTimeAndBackwardIsAttributed) {
   EXPECT_EQ(rows["loss"][4], 0) << report;
 }
 
+TEST_F(ProfiledSteps, MemoryIsThatOfThePartsThatAllocatedIt) {
+  StepProfile profile(path_);
+  for (int64_t i = 1; i <= StepProfile::kWarmUpSteps + 2; ++i) profile.begin_step(i), step();
+  const std::string report = profile.report();
+  const size_t table = report.find("tensors on the CPU (MB)");
+  ASSERT_NE(table, std::string::npos) << report;
+  std::map<std::string, std::pair<double, double>> rows;
+  std::istringstream lines(report.substr(table));
+  std::string line;
+  for (std::getline(lines, line); std::getline(lines, line) && !line.empty();) {
+    std::istringstream numbers(line.substr(28));
+    auto& row = rows[line.substr(0, line.find_last_not_of(' ', 27) + 1)];
+    numbers >> row.first >> row.second;
+  }
+  // Of both layers, in floats of 128 tokens: the two sums, h (4 C), r and the value.
+  constexpr double kUnit = 2 * 128 * 64 * 4 * 1e-6;
+  EXPECT_NEAR(rows["channel_mix"].first, 8 * kUnit, 0.5 * kUnit) << report;
+  // k, v, r, and 5 numbers every 32 tokens.
+  EXPECT_NEAR(rows["time_mix"].first, (3 + 5.0 / 32) * kUnit, 0.5 * kUnit) << report;
+  EXPECT_GE(rows["time_mix"].second, rows["time_mix"].first) << report;
+  EXPECT_GE(rows["all (at once)"].second, rows["all (at once)"].first) << report;
+}
+
+TEST(PartMemory, CountsBlocksByThePartThatAllocatedThem) {
+  PartMemory memory;
+  int a = 0, b = 0, c = 0;
+  const auto report = [&](int* block, int64_t size) {
+    memory.reportMemoryUsage(block, size, 0, 0, at::kCPU);
+  };
+  memory.set_part(2);
+  report(&a, 100);
+  report(&b, 50);
+  memory.set_part(1);
+  report(&c, 7);
+  report(&b, -50);  // freed while another part runs
+  memory.forward_is_over();
+  report(&a, -100);
+  report(&a, -100);  // not known any more
+  const auto parts = memory.parts();
+  ASSERT_EQ(parts.size(), 3U);
+  EXPECT_EQ(parts[2].kept, 100);
+  EXPECT_EQ(parts[2].largest, 150);
+  EXPECT_EQ(parts[2].live, 0);
+  EXPECT_EQ(parts[1].kept, 7);
+  EXPECT_EQ(memory.peak(), 157);
+  memory.reset();
+  EXPECT_EQ(memory.parts()[2].largest, 0);
+  EXPECT_EQ(memory.peak(), 7);
+}
+
 /// Whether each event of a thread lies in or beside every other.
 void expect_nested(std::vector<std::pair<int64_t, int64_t>> spans) {
   std::sort(spans.begin(), spans.end(), [](const auto& a, const auto& b) {
@@ -278,12 +329,17 @@ TEST_F(ProfiledSteps, TheTraceHoldsThreeNestedStepsAfterTheWarmUp) {
   }
   using Parts = std::set<std::string>;
   EXPECT_EQ(parts_of_node["EmbeddingBackward0"], Parts{"embedding"});
-  EXPECT_EQ(parts_of_node["MmBackward0"], (Parts{"time_mix", "channel_mix", "head"}));
-  EXPECT_EQ(parts_of_node["ReluBackward0"], Parts{"channel_mix"});
+  EXPECT_EQ(parts_of_node["MmBackward0"], Parts{"head"});
   EXPECT_EQ(parts_of_node["NativeLayerNormBackward0"], (Parts{"norm_and_residual", "head"}));
   for (const auto& [name, parts] : parts_of_node) {
-    if (name.find("Wkv4Function") != std::string::npos) {
+    if (name.find("GatedWkvLinear") != std::string::npos) {
       EXPECT_EQ(parts, Parts{"time_mix"});
+    }
+    if (name.find("NormMixLinear") != std::string::npos) {
+      EXPECT_EQ(parts, (Parts{"time_mix", "channel_mix"}));
+    }
+    if (name.find("ReluSquareLinear") != std::string::npos) {
+      EXPECT_EQ(parts, Parts{"channel_mix"});
     }
     if (name.find("CrossEntropy") != std::string::npos) {
       EXPECT_EQ(parts, Parts{"loss"});

@@ -246,8 +246,11 @@ TEST_F(TrainerRuns, WhatFailsBesideTheTrainingCostsNoStep) {
   ASSERT_EQ(Trainer(config("extras", settings), {}).run(), kFinished);
   EXPECT_TRUE(fs::exists(checkpoint("extras", 8)));
 
-  Trainer changed(config("changed"), {});
-  std::ofstream(folder_ / "text.txt", std::ios::app) << "more";
+  TrainOptions options;
+  options.before_step = [this](Trainer& trainer) {
+    if (trainer.progress().step == 1) std::ofstream(folder_ / "text.txt", std::ios::app) << "more";
+  };
+  Trainer changed(config("changed"), options);
   EXPECT_THROW(changed.run(), UserError);
   EXPECT_TRUE(fs::exists(checkpoint("changed", 1)));
   const std::string sessions = read(folder_ / "changed" / "sessions.jsonl");

@@ -205,6 +205,7 @@ model::ChatConfig chat_config(const Arguments& arguments) {
 int chat(const Arguments& arguments) {
   const model::ChatConfig config = chat_config(arguments);
   const auto source = open_text_model(arguments.model);
+  check_banned(arguments.sampling, *source.model);
   model::Chat conversation(*source.model, *source.vocabulary, config);
   if (!arguments.load_state.empty()) {
     const std::string warning = conversation.load(arguments.load_state);

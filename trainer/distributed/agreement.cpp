@@ -54,11 +54,11 @@ void check_world_size(const RunConfig& config, int64_t world_size) {
   for (int64_t n = 1; n <= common; ++n) {
     if (common % n == 0) valid += fmt::format("{}{}", valid.empty() ? "" : ", ", n);
   }
-  user_error(
+  throw CommonError(fmt::format(
       "train.micro_bsz: {} ranks cannot share the {} windows of a step evenly; start {} of them, "
       "or "
       "change train.micro_bsz or train.grad_accum",
-      world_size, common, valid);
+      world_size, common, valid));
 }
 
 void agree_on_config(RankGroup& group, const RunConfig& config) {
@@ -71,9 +71,9 @@ void agree_on_config(RankGroup& group, const RunConfig& config) {
   const std::vector<Difference> differ = differences(parse(right), parse(odd));
   const Difference first =
       differ.empty() ? Difference{"the configuration", "", ""} : differ.front();
-  user_error("{}: {} has {}, {} has {}; give all ranks the same configuration", first.key,
-             group.name_of(others.front()), first.new_value,
-             group.name_of(static_cast<int64_t>(right)), first.old_value);
+  throw CommonError(fmt::format("{}: {} has {}, {} has {}; give all ranks the same configuration",
+                                first.key, group.name_of(others.front()), first.new_value,
+                                group.name_of(static_cast<int64_t>(right)), first.old_value));
 }
 
 void agree_on(RankGroup& group, const std::string& what, const std::string& text,
@@ -81,9 +81,10 @@ void agree_on(RankGroup& group, const std::string& what, const std::string& text
   const auto texts = group.exchange("the comparison of " + what, text);
   const std::vector<int64_t> others = ranks_that_differ(texts);
   if (others.empty()) return;
-  user_error("{}: {} has {}, the others have {}; {}", what, names_of(group, others),
-             printable(texts[static_cast<size_t>(others.front())]),
-             printable(texts[rank_of_the_majority(texts)]), mend);
+  throw CommonError(fmt::format("{}: {} has {}, the others have {}; {}", what,
+                                names_of(group, others),
+                                printable(texts[static_cast<size_t>(others.front())]),
+                                printable(texts[rank_of_the_majority(texts)]), mend));
 }
 
 std::string weights_hash(model::LanguageModel& model) {

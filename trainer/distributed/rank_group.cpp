@@ -16,6 +16,7 @@
 #include "trainer/distributed/backends.h"
 #include "trainer/distributed/heartbeat.h"
 #include "trainer/distributed/store.h"
+#include "trainer/distributed/watchdog.h"
 #include "trainer/exit_code.h"
 
 namespace rwkv::trainer {
@@ -46,8 +47,15 @@ struct RankGroup::Connection {
   BackendPtr cpu;
   BackendPtr cuda;
   std::unique_ptr<Heartbeat> heartbeat;
+  Watchdog watchdog;
   bool hosts_store = false;
+  bool launcher_holds_store = false;
   bool broken = false;
+
+  /// Watches one call that waits for others; it should end by itself within the timeout.
+  [[nodiscard]] Watchdog::Scope watch(const std::string& what) {
+    return {watchdog, timeout + kSilence, what};
+  }
 
   [[nodiscard]] const BackendPtr& backend(const at::Tensor& tensor) const {
     const BackendPtr& chosen = tensor.is_cuda() ? cuda : cpu;
@@ -64,9 +72,11 @@ RankGroup::RankGroup(const RankEnvironment& environment, const GroupOptions& opt
   if (is_alone()) return;
   connection_ = std::make_unique<Connection>();
   connection_->timeout = options.timeout;
+  connection_->launcher_holds_store = environment.store_is_hosted;
   connection_->hosts_store = rank_ == 0 && !environment.store_is_hosted;
   connection_->store = connect_store(environment, options.timeout, options.allow_public_address);
   connection_->heartbeat = std::make_unique<Heartbeat>(connection_->store.heartbeat, rank_);
+  const Watchdog::Scope watched = connection_->watch(silent_store());
   try {
     meet(environment, options);
   } catch (const UserError& error) {
@@ -83,25 +93,16 @@ RankGroup::RankGroup(const RankEnvironment& environment, const GroupOptions& opt
 }
 
 RankGroup::~RankGroup() {
-  if (!connection_) return;
-  if (!connection_->broken) return;
+  if (!connection_ || !connection_->broken) return;
   // Their destructors would wait for collectives that never end.
   (void)connection_->cpu.release();
   (void)connection_->cuda.release();
   (void)connection_.release();
 }
 
-void RankGroup::meet(const RankEnvironment& environment, const GroupOptions& options) {
+void RankGroup::claim_rank() {
   c10d::Store& store = *connection_->store.main;
-  const json own{{"world_size", world_size_},
-                 {"host", host_name()},
-                 {"process", ::getpid()},
-                 {"build", options.build}};
   for (int64_t r = 0; r < world_size_; ++r) names_.push_back(fmt::format("rank {}", r));
-  const auto name = [](int64_t rank, const json& entry) {
-    return fmt::format("rank {} (process {} on {})", rank, entry["process"].get<int64_t>(),
-                       printable(entry["host"].get<std::string>()));
-  };
   if (store.add(fmt::format("claim/{}", rank_), 1) != 1) {
     user_error(
         "RANK: two processes call themselves rank {}, this one is process {} on {}; give each "
@@ -115,14 +116,21 @@ void RankGroup::meet(const RankEnvironment& environment, const GroupOptions& opt
     user_error("WORLD_SIZE: rank {} says {}, another rank said {}; give all ranks the same", rank_,
                size_text, agreed);
   }
+}
+
+void RankGroup::meet(const RankEnvironment& environment, const GroupOptions& options) {
+  claim_rank();
+  c10d::Store& store = *connection_->store.main;
+  const json own{{"host", host_name()}, {"process", ::getpid()}, {"build", options.build}};
   store.set(fmt::format("meet/{}", rank_), own.dump());
   wait_for_keys("meet", "did not start");
   std::vector<std::string> hosts;
   for (int64_t r = 0; r < world_size_; ++r) {
     const json entry = json::parse(store.get_to_str(fmt::format("meet/{}", r)), nullptr, false);
     TORCH_CHECK(entry.is_object(), "RankGroup: the store holds no record of rank ", r);
-    names_[static_cast<size_t>(r)] = name(r, entry);
-    hosts.push_back(entry["host"].get<std::string>());
+    hosts.push_back(printable(entry["host"].get<std::string>()));
+    names_[static_cast<size_t>(r)] =
+        fmt::format("rank {} (process {} on {})", r, entry["process"].get<int64_t>(), hosts.back());
     if (entry["build"] != options.build) {
       user_error("{} runs build {}, rank {} runs {}; start the same program everywhere", name_of(r),
                  printable(entry["build"].get<std::string>()), rank_, printable(options.build));
@@ -171,6 +179,7 @@ void RankGroup::wait_for_keys(const std::string& prefix, std::string_view what) 
 std::vector<std::string> RankGroup::exchange(std::string_view what, const std::string& text) {
   if (is_alone()) return {text};
   c10d::Store& store = *connection_->store.main;
+  const Watchdog::Scope watched = connection_->watch(silent_store());
   connection_->heartbeat->at_next_collective();
   const auto prefix_of = [](int64_t number) { return fmt::format("exchange/{}", number); };
   const std::string prefix = prefix_of(exchanges_);
@@ -270,6 +279,10 @@ void RankGroup::all_gather(const at::Tensor& flat, const at::Tensor& shard) {
 
 void RankGroup::wait(const Pending& pending) {
   if (!pending || !pending->work) return;
+  const Watchdog::Scope watched = connection_->watch(
+      fmt::format("rank {} waited for the others' gradients longer than distributed.timeout_s, and "
+                  "the collective does not end; the run ends",
+                  rank_));
   try {
     pending->work->wait();
   } catch (const std::exception& error) {
@@ -284,6 +297,7 @@ void RankGroup::at_step(int64_t step) {
 void RankGroup::leave(const std::string& reason) noexcept {
   if (!connection_) return;
   try {
+    const Watchdog::Scope watched(connection_->watchdog, 3 * kSilence, silent_store());
     connection_->store.main->set(fmt::format("left/{}", rank_), reason);
     linger();
   } catch (const std::exception&) {
@@ -294,6 +308,7 @@ void RankGroup::leave(const std::string& reason) noexcept {
 
 void RankGroup::finish() {
   if (is_alone()) return;
+  const Watchdog::Scope watched = connection_->watch(silent_store());
   exchange("the end", "");
   if (!connection_->hosts_store) {
     connection_->store.main->add("gone", 1);
@@ -305,6 +320,13 @@ void RankGroup::finish() {
          std::chrono::steady_clock::now() < deadline) {
     std::this_thread::sleep_for(kPollInterval);
   }
+}
+
+std::string RankGroup::silent_store() const {
+  return fmt::format(
+      "{}, which holds the store of this run, does not answer: its machine or the network is gone; "
+      "rank {} stops too. The same command goes on from the newest checkpoint",
+      connection_->launcher_holds_store ? "the launcher" : name_of(0), rank_);
 }
 
 void RankGroup::linger() {
@@ -332,8 +354,8 @@ std::string RankGroup::find_culprit() {
       slowest_beat = now;
     }
     if (r == rank_ || now.count != before[static_cast<size_t>(r)].count) continue;
-    silent += fmt::format("{}{} gives no sign of life since step {}", silent.empty() ? "" : "; ",
-                          name_of(r), now.step);
+    silent += fmt::format("{}{} gives no sign of life (its last came from step {})",
+                          silent.empty() ? "" : "; ", name_of(r), now.step);
   }
   if (!silent.empty()) return silent + ": it was killed or stopped, or its machine is gone";
   return fmt::format("all ranks live, but {} keeps the others waiting at step {}", name_of(slowest),
@@ -341,6 +363,7 @@ std::string RankGroup::find_culprit() {
 }
 
 void RankGroup::fail(const std::string& what) {
+  const Watchdog::Scope watched(connection_->watchdog, 4 * kSilence, silent_store());
   connection_->broken = true;
   std::string verdict;
   try {
@@ -356,7 +379,8 @@ void RankGroup::fail(const std::string& what) {
   } catch (const std::exception&) {
     verdict = connection_->hosts_store
                   ? "the store is gone"
-                  : fmt::format("{} is gone, and with it the store of this run", name_of(0));
+                  : fmt::format("{} is gone, and with it the store of this run",
+                                connection_->launcher_holds_store ? "the launcher" : name_of(0));
   }
   spdlog::debug("what failed: {}", what);
   throw PeerLostError(

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "data/base/error.h"
 #include "trainer/distributed/environment.h"
 
 namespace rwkv::trainer {
@@ -19,6 +20,12 @@ struct GroupOptions {
   std::chrono::seconds timeout{600};  // for whatever one rank waits for from another
   bool allow_public_address = false;
   std::string build;  // must be the same for all ranks
+};
+
+/// A user's mistake that every rank finds in the same moment and throws alike: one shows it.
+class CommonError : public UserError {
+ public:
+  using UserError::UserError;
 };
 
 /// A reduction under way; its tensors must live until RankGroup::wait().
@@ -85,11 +92,13 @@ class RankGroup {
  private:
   struct Connection;
 
+  void claim_rank();
   void meet(const RankEnvironment& environment, const GroupOptions& options);
   [[noreturn]] void fail(const std::string& what);
   std::string find_culprit();
   /// Who holds the store stays until the others have read in it why the run ends.
   void linger();
+  [[nodiscard]] std::string silent_store() const;
   /// Fails with a text about ranks whose keys `prefix/RANK` did not come.
   void wait_for_keys(const std::string& prefix, std::string_view what);
 

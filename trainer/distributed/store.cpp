@@ -5,8 +5,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <c10/util/Logging.h>
+
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -130,6 +133,13 @@ StorePtr serve(const Endpoint& endpoint, int fd, std::chrono::milliseconds timeo
   return c10::make_intrusive<c10d::TCPStore>(endpoint.address, options);
 }
 
+/// c10d reports lost connections with a stack trace each; here they become one line that names the
+/// rank. TORCH_CPP_LOG_LEVEL brings them back.
+void silence_c10d() {
+  constexpr int kFatal = 3;
+  if (std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr) FLAGS_caffe2_log_level = kFatal;
+}
+
 }  // namespace
 
 Endpoint resolve(const std::string& host) {
@@ -155,6 +165,7 @@ Endpoint resolve(const std::string& host) {
 
 StoreConnections connect_store(const RankEnvironment& environment,
                                std::chrono::milliseconds timeout, bool allow_public) {
+  silence_c10d();
   const Endpoint endpoint = meeting_point(environment.master_addr);
   if (!endpoint.is_private && !allow_public) {
     user_error(
@@ -186,6 +197,7 @@ StoreConnections connect_store(const RankEnvironment& environment,
 }
 
 HostedStore host_local_store() {
+  silence_c10d();
   Endpoint endpoint;
   endpoint.address = "127.0.0.1";
   const int fd = listen_on(endpoint, 0);

@@ -101,7 +101,11 @@ std::string describe(const Rank& rank) {
 }
 
 int exit_code_of(const Rank& rank) {
-  return WIFSIGNALED(rank.status) ? kPeerLost : WEXITSTATUS(rank.status);
+  if (!WIFSIGNALED(rank.status)) return WEXITSTATUS(rank.status);
+  // One that was passed on before the rank listened for it.
+  const int signal = WTERMSIG(rank.status);
+  const bool asked = std::find(kPassedOn.begin(), kPassedOn.end(), signal) != kPassedOn.end();
+  return asked ? 128 + signal : kPeerLost;
 }
 
 /// One start of the group.

@@ -22,7 +22,8 @@ struct LaunchPlan {
 /// be killed, the ranks get SIGTERM: they save and end.
 ///
 /// Returns the exit code that tells most: 2, 3, 1, then 5 (also for a rank ended by a signal), 4,
-/// 0. Throws UserError when a rank cannot be started.
+/// 0; after a signal that ended ranks before they could save, 128 + its number. Throws UserError
+/// when a rank cannot be started.
 int launch(const LaunchPlan& plan);
 
 inline constexpr int kGraceS = 6;

@@ -60,7 +60,7 @@ TEST(Environment, OpenMpiOnOneMachineNeedsNothingElse) {
   EXPECT_EQ(e.master_addr, "127.0.0.1");
   EXPECT_EQ(e.master_port, 29500);
   EXPECT_FALSE(e.store_is_hosted);
-  variables["OMPI_COMM_WORLD_LOCAL_SIZE"] = "1";
+  variables.insert_or_assign("OMPI_COMM_WORLD_LOCAL_SIZE", std::string("1"));
   EXPECT_NE(error_of(variables).find("MASTER_ADDR: missing; Open MPI started 2 ranks"),
             std::string::npos);
 }

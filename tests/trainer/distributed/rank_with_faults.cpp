@@ -10,6 +10,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <sstream>
 #include <thread>
 
@@ -53,6 +54,7 @@ void happen(const Fault& fault, Trainer& trainer) {
     auto* bytes = static_cast<unsigned char*>(some_weights(trainer).mutable_data_ptr());
     bytes[1] = static_cast<unsigned char>(bytes[1] ^ 1U);
   }
+  if (kind == "text") std::ofstream("own.txt", std::ios::app) << "a line more";
   if (kind == "error") user_error("a reason of its own; remove the fault");
   if (kind == "disk") {  // as a full disk would: no file grows beyond this
     const rlimit none{1000, 1000};
@@ -67,10 +69,11 @@ int run(const char* config_file, const std::string& fault_text) {
   if (fault.kind == "config" && environment.rank == fault.rank) {
     overrides.emplace_back("optimizer.grad_clip=0.5");
   }
-  if (fault.kind == "data" && environment.rank == fault.rank) {
-    overrides.emplace_back("data.path=other.txt");
-  }
+  if (fault.kind == "text") overrides.emplace_back("data.path=own.txt");
   const RunConfig config = load_run_config(config_file, overrides);
+  // The same relative path leads to another text there.
+  if (fault.kind == "data" && environment.rank == fault.rank && ::chdir("elsewhere") != 0)
+    return kBug;
   TrainOptions options;
   options.before_step = [&](Trainer& trainer) {
     const bool now = trainer.progress().step + 1 == fault.step;
