@@ -14,6 +14,7 @@
 #include "cuda/ops.h"
 #include "model/factory.h"
 #include "model/generate.h"
+#include "model/head_loss.h"
 #include "model/init.h"
 #include "model/precision.h"
 #include "trainer/flops.h"

@@ -65,10 +65,12 @@ void check_prompt(const SampleConfig& sample, const data::Vocabulary* vocabulary
 }
 
 /// Allocating more than there is takes a minute of paging before the kernel ends the process.
-void warn_of_memory(const RunConfig& config) {
+void warn_of_memory(const RunConfig& config, const RankGroup& group) {
   if (config.train.device != "cpu" || config.train.stage == 1) return;
-  const int64_t memory = read_memory("/").usable_total();
-  const std::string warning = memory > 0 ? check_memory(config, static_cast<double>(memory)) : "";
+  const auto memory = static_cast<double>(read_memory("/").usable_total());
+  if (memory <= 0) return;  // not known
+  const std::string warning = check_memory(
+      config, memory / static_cast<double>(group.local_world_size()), group.world_size());
   if (!warning.empty()) spdlog::warn("{}", warning);
 }
 
@@ -112,7 +114,7 @@ Trainer::Trainer(RunConfig config, TrainOptions options)
                 mini_epochs(config_.train, data_.scheduled_samples(config_.data))) {
   check_prompt(config_.sample, data_.vocabulary.get());
   config_.model.vocab_size = data_.vocab_size;
-  warn_of_memory(config_);
+  warn_of_memory(config_, *group_);
   model_ = new_model(config_, schedule_.lr_init());
   freeze(*model_, config_.optimizer.freeze);
   const auto checkpoint = find_checkpoint();
