@@ -23,24 +23,12 @@ struct SavedTensor {
 
 constexpr std::array kSavedByTimeMix = {
     SavedTensor{"input of ln1", Width::kEmbd},
-    SavedTensor{"output of ln1, which the mixes read", Width::kEmbd},
-    SavedTensor{"its shift by a token", Width::kEmbd},
-    SavedTensor{"mixes for k, v and r, which the products read", Width::kEmbd, 3},
-    SavedTensor{"k and v, which wkv reads", Width::kAtt, 2},
-    SavedTensor{"wkv's state before each tile of 32 tokens", Width::kAtt, 5.0 / 32, true},
-    SavedTensor{"y of wkv", Width::kAtt},
-    SavedTensor{"sigmoid of r", Width::kAtt},
-    SavedTensor{"their product, which the output matrix reads", Width::kAtt}};
+    SavedTensor{"k, v and r, which wkv reads", Width::kAtt, 3},
+    SavedTensor{"wkv's state before each tile of 32 tokens", Width::kAtt, 5.0 / 32, true}};
 
 constexpr std::array kSavedByChannelMix = {
-    SavedTensor{"input of ln2", Width::kEmbd},
-    SavedTensor{"output of ln2, which the mixes read", Width::kEmbd},
-    SavedTensor{"its shift by a token", Width::kEmbd},
-    SavedTensor{"mixes for k and r, which the products read", Width::kEmbd, 2},
-    SavedTensor{"relu of k", Width::kFfn},
-    SavedTensor{"its square, which the value matrix reads", Width::kFfn},
-    SavedTensor{"sigmoid of r", Width::kEmbd},
-    SavedTensor{"product of the value matrix", Width::kEmbd}};
+    SavedTensor{"input of ln2", Width::kEmbd}, SavedTensor{"k", Width::kFfn},
+    SavedTensor{"r", Width::kEmbd}, SavedTensor{"product of the value matrix", Width::kEmbd}};
 
 // Dropout keeps one mask of bytes a sum, two in a block.
 constexpr double kDropoutBytesPerBlock = 2;
@@ -48,18 +36,14 @@ constexpr double kDropoutBytesPerBlock = 2;
 // Of the head: the input of ln_out and its output.
 constexpr double kSavedByHead = 2;
 
-// Loss, a token and entry of the vocabulary, in float32: log-softmax and, in the backward pass,
-// its gradient; in 16 bits that gradient once more, rounded.
-constexpr double kLossTensorsFloat32 = 2;
-constexpr double kLossTensors16 = 1;
-// While the loss is computed: logits and log-softmax.
-constexpr double kLogits = 1;
-constexpr double kLogSoftmax = 1;
+// The loss runs over chunks of rows (model/head_loss.h): so many logits, but at least so many rows.
+constexpr double kLogitsOfChunk = 1 << 22;
+constexpr double kLeastRowsOfChunk = 512;
 
 // Live at once in the backward pass of a block, beyond what was kept: gradients of the hidden layer
-// of the channel mix, and of the residual stream and the mixes.
+// of the channel mix and its square, and of the residual stream and the mixes.
 constexpr double kBackwardFfnTensors = 2;
-constexpr double kBackwardEmbdTensors = 3;
+constexpr double kBackwardEmbdTensors = 4;
 
 // Elements of 16-bit gradients that Adam widens to fp32 at a time (trainer/optimizer.cpp).
 constexpr double kWidenedAtATime = 1 << 25;
@@ -170,9 +154,6 @@ std::vector<MemoryParts> moments_of_step(const MemoryQuestion& q, const Fixed& f
     kept[static_cast<size_t>(i) + 1] = kept[static_cast<size_t>(i)] + tokens * layer;
   }
   const double head = tokens * kSavedByHead * C * element;
-  const double head_qk =
-      q.model.head_qk > 0 ? 3 * tokens * static_cast<double>(q.ctx_len) * element : 0;
-
   std::vector<MemoryParts> moments;
   const auto add = [&](double activations, double logits, double gradients, double workspace) {
     moments.push_back({.gradients = fixed.kept_gradients + gradients,
@@ -180,14 +161,18 @@ std::vector<MemoryParts> moments_of_step(const MemoryQuestion& q, const Fixed& f
                        .logits = logits,
                        .workspace = workspace + gathered});
   };
-  const double all = kept.back() + head + head_qk;
-  add(all, tokens * V * (kLogits * element + kLogSoftmax * kFloat32Bytes), 0, 0);
-  add(all,
-      tokens * V * (kLossTensorsFloat32 * kFloat32Bytes + (half ? kLossTensors16 * element : 0)), 0,
-      0);
-  // The product with the head: gradients of logits, of the head and of its input.
+  const double all = kept.back() + head;
+  // The loss: the logits of a chunk, which become their gradient; gradients of the head and of its
+  // input. Those of a 16-bit head are summed over the chunks in float32.
+  const bool head_qk = q.model.head_qk > 0;
+  const double rows = std::min(std::max(kLeastRowsOfChunk, kLogitsOfChunk / V),
+                               head_qk ? static_cast<double>(q.ctx_len) : tokens);
+  double workspace = tokens * C * element;
+  if (head_qk) workspace += 3 * rows * static_cast<double>(q.ctx_len) * element;
+  if (fixed.gradient_bytes == 0) workspace += V * C * element;
+  if (half && rows < tokens) workspace += V * C * (kFloat32Bytes + element);
   double gradients = embedding_gradient;
-  add(all, tokens * V * element, gradients, tokens * C * element);
+  add(all, rows * V * element, gradients, workspace);
   for (int64_t i = L - 1; i >= 0; --i) {
     gradients += static_cast<double>(layer_parameters(q.model, i)) * fixed.gradient_bytes;
     const double again = q.grad_cp ? tokens * saved_by_layer(q, i) : 0;
