@@ -8,6 +8,7 @@
 #include "data/base/error.h"
 #include "data/batch_loader.h"
 #include "data/loss_mask.h"
+#include "model/head_loss.h"
 
 namespace rwkv::trainer {
 namespace {
