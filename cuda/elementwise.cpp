@@ -70,12 +70,12 @@ at::Tensor wide(In tensor) {
 
 at::Tensor relu_square_composed(In x) {
   check_elementwise("relu_square", x);
-  return wide(x).relu().square().to(x.scalar_type());
+  return wide(x).clamp_min(0).square().to(x.scalar_type());
 }
 
 at::Tensor relu_square_backward_composed(In x, at::Tensor g) {
   check_elementwise("relu_square", x, "the gradient", g);
-  const at::Tensor h = wide(x).relu();
+  const at::Tensor h = wide(x).clamp_min(0);
   g.copy_(wide(g) * h * 2);
   return h.square().to(x.scalar_type());
 }

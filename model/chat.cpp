@@ -69,14 +69,16 @@ std::string tail_of(const data::Vocabulary& vocabulary, const std::vector<int64_
 
 std::string clean_intro(std::string_view text) {
   constexpr std::array<std::string_view, 4> kBlanks{" ", "\t", "\r", "\u3000"};
-  std::string cleaned;
+  std::string cleaned = "\n";
   while (!text.empty()) {
     const size_t end = std::min(text.find('\n'), text.size());
     const std::string_view line = trimmed(text.substr(0, end), kBlanks);
-    if (!line.empty()) cleaned.append("\n").append(line);
+    const bool repeats = line.empty() && (cleaned == "\n" || cleaned.ends_with("\n\n"));
+    if (!repeats) cleaned.append(line).append("\n");
     text.remove_prefix(std::min(end + 1, text.size()));
   }
-  return cleaned.empty() ? "\n" : cleaned;
+  while (cleaned.size() > 1 && cleaned.ends_with('\n')) cleaned.pop_back();
+  return cleaned;
 }
 
 std::string clean_message(std::string_view text) {

@@ -24,8 +24,8 @@ struct ChatConfig {
                      .stop_strings = {"\n\n"}};
 };
 
-/// Every line without blanks at its ends, no empty lines, one line break in front (ChatRWKV's
-/// refine_context).
+/// Every line without blanks at its ends, runs of empty lines as one and none at the ends, one line
+/// break in front: as `v2/chat.py` reads its introductions.
 std::string clean_intro(std::string_view text);
 
 /// A message as the model may read it: "\r\n" and the typed characters \n become line breaks, runs

@@ -13,7 +13,7 @@
 namespace rwkv::model {
 
 /// Tokens per forward pass of a long text. Results do not depend on it; memory does.
-constexpr int64_t kChunkLen = 256;
+constexpr int64_t kChunkLen = 1024;
 
 /// A text as far as it has been read and written: all that is needed to go on with it. A copy is a
 /// branch, and shares memory with the original until they part.

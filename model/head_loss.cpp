@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cuda/cross_entropy.h"
+#include "model/language_model.h"
 
 namespace rwkv::model {
 namespace {
@@ -186,6 +187,13 @@ at::ScalarType math_type(const at::Tensor& x) {
 }
 
 }  // namespace
+
+HeadInput forward_to_head(LanguageModel& model, const at::Tensor& ids) {
+  auto* const head_model = dynamic_cast<HeadModel*>(&model);
+  TORCH_CHECK(head_model != nullptr, "forward_to_head: ", model.config().arch,
+              " cannot say where its head begins");
+  return head_model->forward_to_head(ids);
+}
 
 int64_t head_chunk_rows(int64_t N, int64_t V) {
   constexpr int64_t kLogits = int64_t{1} << 22, kLeastRows = 512;

@@ -9,12 +9,31 @@
 
 namespace rwkv::model {
 
+class LanguageModel;
+
 /// Where the head begins: logits = x weight^T, and what Head-QK adds to them.
 struct HeadInput {
   at::Tensor x_BTC;      // output of ln_out
   at::Tensor weight_VC;  // head.weight
   std::optional<HeadQkInput> head_qk;
 };
+
+/// A model whose loss needs no logits. Training and validation want one.
+class HeadModel {
+ public:
+  HeadModel() = default;
+  HeadModel(const HeadModel&) = default;
+  HeadModel& operator=(const HeadModel&) = default;
+  HeadModel(HeadModel&&) = default;
+  HeadModel& operator=(HeadModel&&) = default;
+  virtual ~HeadModel() = default;
+
+  /// What forward(ids) makes its logits of.
+  virtual HeadInput forward_to_head(const at::Tensor& ids) = 0;
+};
+
+/// model.forward_to_head(ids); throws c10::Error where the model is no HeadModel.
+HeadInput forward_to_head(LanguageModel& model, const at::Tensor& ids);
 
 /// How the rows of the head add up to a loss.
 struct HeadLossOptions {

@@ -1,12 +1,10 @@
 #pragma once
 
-#include <c10/util/Exception.h>
 #include <torch/nn/module.h>
 
 #include <cstdint>
 #include <memory>
 
-#include "model/head_loss.h"
 #include "model/model_config.h"
 #include "model/state.h"
 
@@ -37,12 +35,6 @@ class LanguageModel : public torch::nn::Module {
   at::Tensor forward(const at::Tensor& ids) { return forward(ids, nullptr, Positions::kAll); }
   at::Tensor forward(const at::Tensor& ids, State& state) {
     return forward(ids, &state, Positions::kAll);
-  }
-
-  /// The same up to the head, for a loss that needs no logits (model/head_loss.h): what
-  /// forward(ids) makes its logits of. Training and validation need it.
-  virtual HeadInput forward_to_head(const at::Tensor& /*ids*/) {
-    TORCH_CHECK_NOT_IMPLEMENTED(false, config().arch, ": forward_to_head is missing");
   }
 
   [[nodiscard]] virtual const ModelConfig& config() const = 0;

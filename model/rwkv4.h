@@ -9,6 +9,7 @@
 
 #include "model/blocks.h"
 #include "model/dropout.h"
+#include "model/head_loss.h"
 #include "model/language_model.h"
 
 namespace rwkv::model {
@@ -56,7 +57,7 @@ TORCH_MODULE(Block);
 
 /// RWKV-4: embedding, blocks, ln_out, head; parameter names and shapes are those of the released
 /// files. Constructed with unspecified values: call init_weights() or load weights.
-class Rwkv4 : public LanguageModel {
+class Rwkv4 : public LanguageModel, public HeadModel {
  public:
   explicit Rwkv4(const ModelConfig& config);
 

@@ -14,6 +14,7 @@
 #include "cuda/ops.h"
 #include "model/factory.h"
 #include "model/generate.h"
+#include "model/head_loss.h"
 #include "model/init.h"
 #include "model/precision.h"
 #include "trainer/flops.h"
@@ -154,7 +155,8 @@ class TrainingStep {
   }
 
   void run() {
-    head_cross_entropy(model_->forward_to_head(inputs_), targets_, L2Wrap{}, {}, 1).backward();
+    head_cross_entropy(model::forward_to_head(*model_, inputs_), targets_, L2Wrap{}, {}, 1)
+        .backward();
     const double norm = optimizer_->gradient_norm();
     optimizer_->step({.lr = 1e-4}, norm);
     optimizer_->zero_grad();

@@ -8,6 +8,7 @@
 #include "data/base/error.h"
 #include "data/batch_loader.h"
 #include "data/loss_mask.h"
+#include "model/head_loss.h"
 
 namespace rwkv::trainer {
 namespace {
@@ -22,7 +23,7 @@ struct WeightedSum {
 WeightedSum sum_of_loss(model::LanguageModel& model, const at::Tensor& inputs,
                         const at::Tensor& targets, const at::Tensor& weights) {
   const at::Device device = model.parameters().front().device();
-  const model::HeadInput head = model.forward_to_head(inputs.to(device));
+  const model::HeadInput head = model::forward_to_head(model, inputs.to(device));
   at::Tensor loss = model::head_cross_entropy(head, targets.to(device));
   if (weights.defined()) loss = loss * weights.to(device);
   return {.loss = loss.sum(at::kDouble).item<double>(),

@@ -94,7 +94,12 @@ LambadaResult evaluate_lambada(model::LanguageModel& model, const data::Vocabula
 
 int64_t lambada_pad(const data::Vocabulary& vocabulary) {
   const bool world = vocabulary.decode(std::array<int64_t, 1>{0}).empty();
-  return world ? 0 : vocabulary.encode("\n").front();
+  if (world) return 0;
+  const auto line_break = vocabulary.encode("\n");
+  if (line_break.size() != 1) {
+    user_error("the vocabulary has no token for a line break; name another token to put in front");
+  }
+  return line_break.front();
 }
 
 }  // namespace rwkv::trainer

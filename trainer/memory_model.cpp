@@ -21,40 +21,34 @@ struct SavedTensor {
   bool is_float32 = false;  // in every precision
 };
 
+// Of the operators joined with products (cuda/layers.h), what only the products need is computed
+// again in the backward pass.
 constexpr std::array kSavedByTimeMix = {
-    SavedTensor{"input of ln1", Width::kEmbd},
-    SavedTensor{"output of ln1, which the mixes read", Width::kEmbd},
-    SavedTensor{"its shift by a token", Width::kEmbd},
-    SavedTensor{"mixes for k, v and r, which the products read", Width::kEmbd, 3},
-    SavedTensor{"k and v, which wkv reads", Width::kAtt, 2},
-    SavedTensor{"wkv's state before each tile of 32 tokens", Width::kAtt, 5.0 / 32, true},
-    SavedTensor{"y of wkv", Width::kAtt},
-    SavedTensor{"sigmoid of r", Width::kAtt},
-    SavedTensor{"their product, which the output matrix reads", Width::kAtt}};
+    SavedTensor{"residual stream at ln1", Width::kEmbd},
+    SavedTensor{"k, v and r, which wkv reads", Width::kAtt, 3},
+    SavedTensor{"wkv's state before each tile of 32 tokens", Width::kAtt, 5.0 / 32, true}};
 
 constexpr std::array kSavedByChannelMix = {
-    SavedTensor{"input of ln2", Width::kEmbd},
-    SavedTensor{"output of ln2, which the mixes read", Width::kEmbd},
-    SavedTensor{"its shift by a token", Width::kEmbd},
-    SavedTensor{"mixes for k and r, which the products read", Width::kEmbd, 2},
-    SavedTensor{"relu of k", Width::kFfn},
-    SavedTensor{"its square, which the value matrix reads", Width::kFfn},
-    SavedTensor{"sigmoid of r", Width::kEmbd},
+    SavedTensor{"residual stream at ln2", Width::kEmbd},
+    SavedTensor{"k before its squared relu", Width::kFfn},
+    SavedTensor{"r before its sigmoid", Width::kEmbd},
     SavedTensor{"product of the value matrix", Width::kEmbd}};
 
 // Dropout keeps one mask of bytes a sum, two in a block.
 constexpr double kDropoutBytesPerBlock = 2;
 
-// Of the head: the input of ln_out and its output.
-constexpr double kSavedByHead = 2;
+// Of the head: the input of ln_out, its output, and the gradient of that, which the loss computes.
+constexpr double kSavedByHead = 3;
 
-// Loss, a token and entry of the vocabulary, in float32: log-softmax and, in the backward pass,
-// its gradient; in 16 bits that gradient once more, rounded.
-constexpr double kLossTensorsFloat32 = 2;
-constexpr double kLossTensors16 = 1;
-// While the loss is computed: logits and log-softmax.
-constexpr double kLogits = 1;
-constexpr double kLogSoftmax = 1;
+// The loss runs over chunks of rows (model/head_loss.h), whose logits turn into their gradient in
+// place: so many logits at a time, but at least so many rows; in 16 bits fp32 values beside them.
+constexpr double kLogitsAtATime = 4 << 20;
+constexpr double kLogitRowsAtATime = 512;
+constexpr double kLogitBytes = 4;
+constexpr double kLogitBytes16 = 6;
+// The gradient of the head is summed over the chunks in fp32, and rounded for 16-bit weights.
+constexpr double kHeadGradientBytes = 4;
+constexpr double kHeadGradientBytes16 = 6;
 
 // Live at once in the backward pass of a block, beyond what was kept: gradients of the hidden layer
 // of the channel mix, and of the residual stream and the mixes.
@@ -143,10 +137,10 @@ Fixed fixed_memory(const MemoryQuestion& q) {
   fixed.gradient_bytes = element_bytes(q);
   if (q.devices > 1) {
     // Buckets are made once and stay.
-    fixed.kept_gradients = n * element_bytes(q) / (q.zero >= 2 ? shared : 1);
+    const double element = q.float32_buckets ? kFloat32Bytes : element_bytes(q);
+    fixed.kept_gradients = n * element / (q.zero >= 2 ? shared : 1);
     fixed.gradient_bytes = 0;
-  }
-  if (q.grad_accumulates) {
+  } else if (q.grad_accumulates) {
     // fp32 gradients are their own sums; 16-bit ones are added into fp32 sums.
     fixed.kept_gradients =
         std::max(fixed.kept_gradients, n * kFloat32Bytes / (q.zero >= 2 ? shared : 1));
@@ -185,13 +179,11 @@ std::vector<MemoryParts> moments_of_step(const MemoryQuestion& q, const Fixed& f
                        .workspace = workspace + gathered});
   };
   const double all = kept.back() + head + head_qk;
-  add(all, tokens * V * (kLogits * element + kLogSoftmax * kFloat32Bytes), 0, 0);
-  add(all,
-      tokens * V * (kLossTensorsFloat32 * kFloat32Bytes + (half ? kLossTensors16 * element : 0)), 0,
-      0);
-  // The product with the head: gradients of logits, of the head and of its input.
+  const double chunk = std::min(tokens, std::max(kLogitRowsAtATime, kLogitsAtATime / V));
+  add(all, chunk * V * (half ? kLogitBytes16 : kLogitBytes), 0,
+      V * C * (half ? kHeadGradientBytes16 : kHeadGradientBytes));
+  // The backward pass from the head on.
   double gradients = embedding_gradient;
-  add(all, tokens * V * element, gradients, tokens * C * element);
   for (int64_t i = L - 1; i >= 0; --i) {
     gradients += static_cast<double>(layer_parameters(q.model, i)) * fixed.gradient_bytes;
     const double again = q.grad_cp ? tokens * saved_by_layer(q, i) : 0;
@@ -210,15 +202,19 @@ std::vector<MemoryParts> moments_of_step(const MemoryQuestion& q, const Fixed& f
 
 }  // namespace
 
-MemoryQuestion memory_question(const RunConfig& config) {
+MemoryQuestion memory_question(const RunConfig& config, int64_t devices) {
   const TrainConfig& t = config.train;
+  const int64_t windows = t.real_bsz() / devices;
+  const int64_t micro_bsz = std::min(t.micro_bsz, windows);
   return {.model = config.model,
           .precision = t.precision,
           .ctx_len = t.ctx_len,
-          .micro_bsz = t.micro_bsz,
-          .grad_accumulates = t.grad_accum > 1,
+          .micro_bsz = micro_bsz,
+          .grad_accumulates = windows > micro_bsz,
           .grad_cp = t.grad_cp,
-          .dropout = t.dropout > 0};
+          .dropout = t.dropout > 0,
+          .devices = devices,
+          .float32_reduce = config.distributed.reduce == ReducePrecision::kFp32};
 }
 
 int64_t parameter_count(const model::ModelConfig& m) {

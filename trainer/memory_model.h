@@ -17,11 +17,17 @@ struct MemoryQuestion {
   bool dropout = false;
   int64_t devices = 1;
   int64_t zero = 0;  // ZeRO level: 1 shares masters and moments, 2 gradients too, 3 weights too
+  /// Several devices sum gradients in buckets of fp32, as ours do (distributed/gradient_buckets.h),
+  /// or in the type of the weights, as DeepSpeed does.
+  bool float32_buckets = true;
+  /// What travels: fp32, or with distributed.reduce: bf16 half of it.
+  bool float32_reduce = true;
 
   [[nodiscard]] int64_t tokens() const { return ctx_len * micro_bsz; }
 };
 
-MemoryQuestion memory_question(const RunConfig& config);
+/// Of one of `devices`, which divide the windows of a step among themselves.
+MemoryQuestion memory_question(const RunConfig& config, int64_t devices = 1);
 
 /// Bytes on one device at the fullest moment of a training step.
 struct MemoryParts {

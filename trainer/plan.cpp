@@ -20,11 +20,6 @@ double shared_by(const MemoryQuestion& q, int64_t from_level) {
   return q.zero >= from_level ? static_cast<double>(q.devices) : 1;
 }
 
-/// Samples of a whole step, of all devices.
-int64_t global_bsz(const RunConfig& config, int64_t devices) {
-  return config.train.real_bsz() * devices;
-}
-
 }  // namespace
 
 double Device::flops(Precision precision) const {
@@ -40,7 +35,7 @@ const Device* find_device(std::string_view name) {
 double communication_bytes(const MemoryQuestion& q) {
   if (q.devices < 2) return 0;
   const auto n = static_cast<double>(q.devices);
-  const double element = is_16_bit(q.precision) ? 2 : 4;
+  const double element = q.float32_reduce ? 4 : 2;
   return 2 * element * static_cast<double>(parameter_count(q.model)) * (n - 1) / n *
          (q.zero >= 3 ? 1.5 : 1);
 }
@@ -73,10 +68,10 @@ StepTime step_time(const MemoryQuestion& q, double tokens, const Device& device,
   return time;
 }
 
-SchedulePoints schedule_points(const RunConfig& config, int64_t devices) {
+SchedulePoints schedule_points(const RunConfig& config) {
   const TrainConfig& t = config.train;
   const int64_t samples = config.data.magic_prime * (config.data.qa_mask == 2 ? 2 : 1);
-  const int64_t usual_bsz = global_bsz(config, devices);
+  const int64_t usual_bsz = t.real_bsz();
   const Schedule schedule(config.schedule, config.optimizer, t.ctx_len, usual_bsz,
                           mini_epochs(t, samples));
   const auto tokens_per_step = [&](const SchedulePoint& now) {
@@ -110,28 +105,28 @@ SchedulePoints schedule_points(const RunConfig& config, int64_t devices) {
   return points;
 }
 
-std::string check_memory(const RunConfig& config, double machine_bytes) {
-  const MemoryQuestion question = memory_question(config);
+std::string check_memory(const RunConfig& config, double bytes, int64_t devices) {
+  MemoryQuestion question = memory_question(config, devices);
+  question.zero = devices > 1 ? config.distributed.zero : 0;
   const MemoryParts peak = peak_memory(question);
   const double gigabyte = 1e9;
   const auto parameters = static_cast<double>(parameter_count(config.model));
   const double element = is_16_bit(config.train.precision) ? 2 : 4;
   const double least = peak.weights + peak.masters + peak.moments + parameters * element;
-  if (least > machine_bytes) {
+  if (least > bytes) {
     user_error(
         "model: {:.2f} G parameters need {:.1f} GB for weights, gradients and Adam's moments "
         "alone, "
-        "this machine has {:.1f} GB; choose a smaller n_layer or n_embd ('rwkv plan' shows what "
-        "fits)",
-        parameters / 1e9, least / gigabyte, machine_bytes / gigabyte);
+        "there are {:.1f} GB; choose a smaller n_layer or n_embd ('rwkv plan' shows what fits)",
+        parameters / 1e9, least / gigabyte, bytes / gigabyte);
   }
   const double all = peak.total() + kProgramBytes;
-  if (all <= machine_bytes) return "";
+  if (all <= bytes) return "";
   return fmt::format(
-      "the run needs about {:.1f} GB of memory, this machine has {:.1f}; lower train.micro_bsz (at "
-      "most {} should fit){}, or see 'rwkv plan'",
-      all / gigabyte, machine_bytes / gigabyte,
-      largest_micro_bsz(question, machine_bytes - kProgramBytes),
+      "the run needs about {:.1f} GB of memory, there are {:.1f}; lower train.micro_bsz (at most "
+      "{} "
+      "should fit){}, or see 'rwkv plan'",
+      all / gigabyte, bytes / gigabyte, largest_micro_bsz(question, bytes - kProgramBytes),
       question.grad_cp ? "" : " or set train.grad_cp: true");
 }
 

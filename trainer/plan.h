@@ -82,13 +82,13 @@ struct SchedulePoints {
   int64_t steps = 0;
 };
 
-/// The schedule from beginning to end in a few thousand points. `devices`: each takes the
-/// configuration's batch.
-SchedulePoints schedule_points(const RunConfig& config, int64_t devices);
+/// The schedule from beginning to end in a few thousand points. It is the same for any number of
+/// devices: they divide the windows of a step.
+SchedulePoints schedule_points(const RunConfig& config);
 
 /// Everything that `rwkv plan` prints.
 struct PlanOptions {
-  int64_t devices = 1;
+  int64_t devices = 1;  // must divide the windows of a step
   Device device = {};
   bool measured = false;  // `device` is this machine's processor
 };
@@ -97,7 +97,8 @@ std::string plan_text(const RunConfig& config, const PlanOptions& options);
 std::string plan_json(const RunConfig& config, const PlanOptions& options);
 
 /// Throws UserError when weights, gradients and moments alone are more than the machine has, and
-/// returns a sentence to warn with when the estimated peak is; empty when it fits.
-std::string check_memory(const RunConfig& config, double machine_bytes);
+/// returns a sentence to warn with when the estimated peak is; empty when it fits. `bytes`: the
+/// part of one of `devices` processes.
+std::string check_memory(const RunConfig& config, double bytes, int64_t devices = 1);
 
 }  // namespace rwkv::trainer

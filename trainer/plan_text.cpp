@@ -47,8 +47,7 @@ std::vector<MemoryRow> memory_rows(const RunConfig& config, const PlanOptions& o
   for (const bool grad_cp : {false, true}) {
     for (int64_t zero = 0; zero <= 3; ++zero) {
       MemoryRow row;
-      row.question = memory_question(config);
-      row.question.devices = options.devices;
+      row.question = memory_question(config, options.devices);
       row.question.zero = zero;
       row.question.grad_cp = grad_cp;
       row.parts = peak_memory(row.question);
@@ -60,17 +59,16 @@ std::vector<MemoryRow> memory_rows(const RunConfig& config, const PlanOptions& o
   return rows;
 }
 
-double device_tokens(const RunConfig& config) {
-  return static_cast<double>(config.train.real_bsz() * config.train.ctx_len);
+double device_tokens(const RunConfig& config, int64_t devices) {
+  return static_cast<double>(config.train.real_bsz() / devices * config.train.ctx_len);
 }
 
 /// With all operators of PyTorch by themselves, and with one kernel an operator: the program lies
 /// between.
 std::array<StepTime, 2> speeds(const RunConfig& config, const PlanOptions& options) {
-  MemoryQuestion q = memory_question(config);
-  q.devices = options.devices;
+  MemoryQuestion q = memory_question(config, options.devices);
   q.zero = options.devices > 1 ? kHighestZeroBuilt : 0;
-  const double tokens = device_tokens(config);
+  const double tokens = device_tokens(config, options.devices);
   return {step_time(q, tokens, options.device, kEagerTraffic),
           step_time(q, tokens, options.device, kOneKernelTraffic)};
 }
@@ -89,12 +87,14 @@ std::string model_lines(const RunConfig& config) {
 std::string step_line(const RunConfig& config, const PlanOptions& options,
                       const SchedulePoints& points) {
   const TrainConfig& t = config.train;
+  const int64_t windows = t.real_bsz() / options.devices;
   return fmt::format(
-      "step         {} device{} x {} windows ({} x {}) of {} tokens = {} tokens\n"
+      "step         {} windows of {} tokens = {} tokens; {} device{}: {} windows each, {} at a "
+      "time\n"
       "run          {} steps, {} tokens\n",
-      options.devices, options.devices == 1 ? "" : "s", t.real_bsz(), t.grad_accum, t.micro_bsz,
-      t.ctx_len, static_cast<int64_t>(device_tokens(config)) * options.devices, points.steps,
-      short_count(points.tokens.back()));
+      t.real_bsz(), t.ctx_len, t.real_bsz() * t.ctx_len, options.devices,
+      options.devices == 1 ? "" : "s", windows, memory_question(config, options.devices).micro_bsz,
+      points.steps, short_count(points.tokens.back()));
 }
 
 std::string memory_table(const RunConfig& config, const PlanOptions& options) {
@@ -102,7 +102,8 @@ std::string memory_table(const RunConfig& config, const PlanOptions& options) {
       "\nMemory on one device at the fullest moment of a step, in GB (1e9 bytes); {} has {:.1f}\n"
       "(micro_bsz {}, {}; 'else' is workspace and {})\n"
       "{:<19}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}{:>7}{:>8}  {}\n",
-      options.device.name, options.device.memory_bytes / kGB, config.train.micro_bsz,
+      options.device.name, options.device.memory_bytes / kGB,
+      memory_question(config, options.devices).micro_bsz,
       name_of(kPrecisionNames, config.train.precision),
       options.measured ? "the program itself" : "2.5 GB for context and fragments", "", "weights",
       "masters", "moments", "grads", "activ.", "logits", "else", "sum", "micro_bsz <=");
@@ -126,8 +127,7 @@ std::string memory_table(const RunConfig& config, const PlanOptions& options) {
 
 std::string communication_lines(const RunConfig& config, const PlanOptions& options) {
   if (options.devices < 2) return "";
-  MemoryQuestion q = memory_question(config);
-  q.devices = options.devices;
+  const MemoryQuestion q = memory_question(config, options.devices);
   const double bytes = communication_bytes(q);
   const double seconds = bytes / options.device.bus_bytes_per_s;
   return fmt::format(
@@ -237,17 +237,16 @@ ordered_json time_json(const StepTime& time, const Traffic& traffic) {
 }  // namespace
 
 std::string plan_text(const RunConfig& config, const PlanOptions& options) {
-  const SchedulePoints points = schedule_points(config, options.devices);
+  const SchedulePoints points = schedule_points(config);
   return model_lines(config) + step_line(config, options, points) + memory_table(config, options) +
          communication_lines(config, options) + speed_lines(config, options, points) +
          schedule_drawing(points);
 }
 
 std::string plan_json(const RunConfig& config, const PlanOptions& options) {
-  const SchedulePoints points = schedule_points(config, options.devices);
+  const SchedulePoints points = schedule_points(config);
   const auto [slow, fast] = speeds(config, options);
-  MemoryQuestion q = memory_question(config);
-  q.devices = options.devices;
+  const MemoryQuestion q = memory_question(config, options.devices);
   const auto products = static_cast<double>(product_weights(config.model));
   ordered_json changes = ordered_json::array();
   for (const auto& change : points.changes) {

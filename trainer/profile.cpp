@@ -44,6 +44,7 @@ struct Recorder {
   std::map<std::string, Entry> operators;
   PartTimes parts{0};
   std::shared_ptr<PartMemory> memory;
+  std::unique_ptr<c10::DebugInfoGuard> memory_guard;  // of the thread that trains
   TraceFile trace;
   bool tracing = false;
   bool backward = false;  // the backward pass of this step has begun
@@ -220,7 +221,7 @@ StepProfile::StepProfile(std::filesystem::path trace_file) : trace_path_(std::mo
     r.memory = std::make_shared<PartMemory>();
     r.tracing = true;
   }
-  memory_guard_ =
+  recorder().memory_guard =
       std::make_unique<c10::DebugInfoGuard>(c10::DebugInfoKind::PROFILER_STATE, recorder().memory);
   start_over();
   handle_ = at::addGlobalCallback(
@@ -229,7 +230,10 @@ StepProfile::StepProfile(std::filesystem::path trace_file) : trace_path_(std::mo
                    at::RecordScope::USER_SCOPE}));
 }
 
-StepProfile::~StepProfile() { at::removeCallback(handle_); }
+StepProfile::~StepProfile() {
+  at::removeCallback(handle_);
+  recorder().memory_guard.reset();
+}
 
 void StepProfile::start_over() {
   Recorder& r = recorder();

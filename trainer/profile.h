@@ -2,20 +2,14 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <memory>
 #include <string>
 #include <vector>
-
-namespace c10 {
-class DebugInfoGuard;
-}
 
 namespace rwkv::trainer {
 
 /// While it lives, measures where the time of training steps goes: by part of the step, by
-/// operator, and event by event in a trace file of a few steps; and what memory of the CPU the
-/// parts keep for the backward pass and hold at most. One at a time. Costs 5 to 9 % of a step of L2
-/// C128 (25 ms), less of longer ones.
+/// operator, and event by event in a trace file of a few steps. One at a time. Costs 5 to 9 % of a
+/// step of L2 C128 (25 ms), less of longer ones.
 ///
 /// Parts are the scopes named "rwkv::PART" that model and trainer open with RECORD_USER_SCOPE;
 /// without a profile one costs some 25 ns. Within "rwkv::after_step" no other part counts. Times
@@ -56,7 +50,6 @@ class StepProfile {
   std::filesystem::path trace_path_;
   std::string trace_note_;  // what became of the trace; empty before it is written
   uint64_t handle_ = 0;
-  std::unique_ptr<c10::DebugInfoGuard> memory_guard_;
   int64_t step_ = 0;     // that runs; 0 = none
   int64_t steps_ = 0;    // that are over
   int64_t counted_ = 0;  // those since start_ns_

@@ -66,10 +66,12 @@ void check_prompt(const SampleConfig& sample, const data::Vocabulary* vocabulary
 }
 
 /// Allocating more than there is takes a minute of paging before the kernel ends the process.
-void warn_of_memory(const RunConfig& config) {
+void warn_of_memory(const RunConfig& config, const RankGroup& group) {
   if (config.train.device != "cpu" || config.train.stage == 1) return;
-  const int64_t memory = read_memory("/").usable_total();
-  const std::string warning = memory > 0 ? check_memory(config, static_cast<double>(memory)) : "";
+  const auto memory = static_cast<double>(read_memory("/").usable_total());
+  if (memory <= 0) return;  // not known
+  const std::string warning = check_memory(
+      config, memory / static_cast<double>(group.local_world_size()), group.world_size());
   if (!warning.empty()) spdlog::warn("{}", warning);
 }
 
@@ -122,7 +124,7 @@ Trainer::Trainer(RunConfig config, TrainOptions options)
   check_prompt(config_.sample, data_.vocabulary.get());
   if (group_->is_main()) keep_tokenizer(config_, data_.vocabulary.get());
   config_.model.vocab_size = data_.vocab_size;
-  warn_of_memory(config_);
+  warn_of_memory(config_, *group_);
   model_ = new_model(config_, schedule_.lr_init());
   freeze(*model_, config_.optimizer.freeze);
   const auto checkpoint = find_checkpoint();
@@ -343,8 +345,8 @@ double Trainer::run_passes(int64_t real_bsz, bool send) {
     const double share = original ? rows / static_cast<double>(t.micro_bsz) : 1;
     const L2Wrap l2wrap{t.l2wrap * share, original};
     const double loss_factor = loss_scaler_.scale * rows / static_cast<double>(real_bsz);
-    const at::Tensor loss = head_cross_entropy(model_->forward_to_head(batch.inputs), batch.targets,
-                                               l2wrap, batch.mask, loss_factor);
+    const at::Tensor loss = head_cross_entropy(model::forward_to_head(*model_, batch.inputs),
+                                               batch.targets, l2wrap, batch.mask, loss_factor);
     optimizer_->before_backward(/*last=*/send && &pass == &passes.back());
     (loss * loss_factor).backward();
     optimizer_->after_backward(std::ssize(passes));

@@ -61,7 +61,8 @@ class Terminal:
 
 def main():
     rwkv, model = sys.argv[1:]
-    chat = Terminal([rwkv, "chat", "--model", model, "--tokens", "40"])
+    # Without line breaks (byte 10) no reply ends before it is stopped.
+    chat = Terminal([rwkv, "chat", "--model", model, "--tokens", "40", "--ban-token", "10"])
     chat.read_until("User: ")
     first = chat.ask("Hello.")
     assert first.startswith("Bot:") and len(first) > 5, first
@@ -80,7 +81,6 @@ def main():
 
     # Ctrl-C stops a reply that would take for ever, and not the program.
     chat.ask("/set tokens 100000000")
-    chat.ask("/set presence_penalty -5")
     chat.type("Tell me a story.\n")
     chat.read_until("Bot:")
     time.sleep(0.5)

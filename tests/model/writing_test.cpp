@@ -125,6 +125,56 @@ TEST(WriteText, BannedTokensAreNeverDrawn) {
   EXPECT_THROW(write_text(*model, *data::byte_vocabulary(), options, context), UserError);
 }
 
+class Together : public ::testing::TestWithParam<int64_t> {};
+
+TEST_P(Together, TextsAreThoseWrittenAlone) {
+  ModelConfig config;
+  config.head_qk = GetParam();
+  const auto model = random_byte_model(config);
+  const auto bytes = data::byte_vocabulary();
+  const std::vector<std::string> prompts{"one", "another prompt", "x"};
+  const std::vector<uint64_t> seeds{1, 2, 2};
+  WriteOptions options{.stop_strings = {"e"}};  // ends some of them early
+  options.generate.tokens = 25;
+  std::vector<Context> contexts(3);
+  std::vector<Written> alone;
+  for (size_t i = 0; i < 3; ++i) {
+    feed(*model, bytes->encode(prompts[i]), contexts[i]);
+    Context own = contexts[i];
+    options.generate.seed = seeds[i];
+    alone.push_back(write_text(*model, *bytes, options, own));
+  }
+  const auto together = write_texts(*model, *bytes, options, contexts, seeds);
+  ASSERT_EQ(together.size(), 3U);
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(together[i].text, alone[i].text);
+    EXPECT_EQ(together[i].reason, alone[i].reason);
+    EXPECT_EQ(std::ssize(contexts[i].tokens), std::ssize(prompts[i]) + alone[i].tokens);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(HeadQk, Together, ::testing::Values(0, 8));
+
+TEST(FeedTogether, IsOneForwardPassForAll) {
+  const auto model = random_byte_model();
+  std::vector<Context> together(2);
+  std::vector<Context> alone(2);
+  for (size_t i = 0; i < 2; ++i) {
+    feed(*model, std::vector<int64_t>(3 + i, 65), together[i]);
+    alone[i] = together[i];
+    feed(*model, std::vector<int64_t>{static_cast<int64_t>(70 + i)}, alone[i]);
+  }
+  feed_together(*model, std::vector<int64_t>{70, 71},
+                std::vector<Context*>{&together[0], &together[1]});
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_LT((together[i].logits - alone[i].logits).abs().max().item<float>(), 1e-4F);
+    EXPECT_EQ(together[i].tokens, alone[i].tokens);
+    for (const auto& [name, row] : alone[i].state.rows) {
+      EXPECT_TRUE(at::allclose(together[i].state.get(name), row, 1e-4, 1e-5)) << name;
+    }
+  }
+}
+
 TEST(Feed, RefusesIdsOutsideTheVocabularyByPlace) {
   try {
     check_ids(std::vector<int64_t>{1, 300}, 256, "--prompt");
@@ -211,7 +261,7 @@ TEST(StateFileChecks, RefuseOtherModelsAndOtherFiles) {
 TEST(ChatText, MessagesAndIntroductionsAreCleaned) {
   EXPECT_EQ(clean_message("  a\r\n\r\nb\\n\\nc \n"), "a\nb\nc");
   EXPECT_EQ(clean_message(" \\n "), "");
-  EXPECT_EQ(clean_intro(" a \r\n\n\u3000b\u3000\n"), "\na\nb");
+  EXPECT_EQ(clean_intro("\n a \r\nb\n \n\n\u3000c\u3000\n\n"), "\na\nb\n\nc");
   EXPECT_EQ(clean_intro(""), "\n");
   EXPECT_EQ(question_prompt(" Why?\n"), "\nQ & A\n\nQuestion:\nWhy?\n\nDetailed Expert Answer:\n");
 }

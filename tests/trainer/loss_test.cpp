@@ -53,7 +53,7 @@ TEST_P(HeadCrossEntropy, EqualsTheLossOfWholeLogitsWithAllGradients) {
       const at::Tensor whole = cross_entropy(model->forward(ids), targets, l2wrap, m);
       const auto expected = gradients(*model, whole * scale);
       const at::Tensor chunked =
-          head_cross_entropy(model->forward_to_head(ids), targets, l2wrap, m, scale);
+          head_cross_entropy(model::forward_to_head(*model, ids), targets, l2wrap, m, scale);
       const auto got = gradients(*model, chunked * scale);
       EXPECT_NEAR(chunked.item<double>(), whole.item<double>(), 1e-13);
       for (const auto& [name, gradient] : expected) {

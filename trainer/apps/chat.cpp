@@ -192,7 +192,18 @@ class Session {
   bool named_ = false;  // whether the bot's name stands before the reply
 };
 
+/// Names stand in the text that the model reads: a line break in one would end a turn.
+void check_name(const std::string& name, const char* option) {
+  const bool fits = !name.empty() && name.find_first_of("\r\n") == std::string::npos;
+  if (!fits) {
+    user_error("{}: '{}' is no name; use one line with one character or more", option,
+               printable(name, 40));
+  }
+}
+
 model::ChatConfig chat_config(const Arguments& arguments) {
+  check_name(arguments.user, "--user");
+  check_name(arguments.bot, "--bot");
   model::ChatConfig config;
   config.write.generate = generate_options(arguments.sampling);
   config.write.ignore_end_of_text = arguments.ignore_end_of_text;
@@ -205,6 +216,7 @@ model::ChatConfig chat_config(const Arguments& arguments) {
 int chat(const Arguments& arguments) {
   const model::ChatConfig config = chat_config(arguments);
   const auto source = open_text_model(arguments.model);
+  check_banned(arguments.sampling, *source.model);
   model::Chat conversation(*source.model, *source.vocabulary, config);
   if (!arguments.load_state.empty()) {
     const std::string warning = conversation.load(arguments.load_state);

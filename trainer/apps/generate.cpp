@@ -30,7 +30,6 @@ struct Arguments {
   std::string prompts;
   int64_t batch = 1;
   std::vector<std::string> stop;
-  std::vector<int64_t> banned;
   bool ignore_end_of_text = false;
   bool no_echo = false;
   std::string save_state;
@@ -38,11 +37,9 @@ struct Arguments {
 };
 
 model::WriteOptions write_options(const Arguments& arguments) {
-  model::WriteOptions options{.generate = generate_options(arguments.sampling),
-                              .stop_strings = arguments.stop,
-                              .ignore_end_of_text = arguments.ignore_end_of_text};
-  options.generate.banned_tokens = arguments.banned;
-  return options;
+  return {.generate = generate_options(arguments.sampling),
+          .stop_strings = arguments.stop,
+          .ignore_end_of_text = arguments.ignore_end_of_text};
 }
 
 /// Where all texts of this call begin: nothing, or the state file's end.
@@ -81,7 +78,7 @@ int write_one(const Arguments& arguments) {
   const model::WriteOptions options = write_options(arguments);
   const Prompt prompt = prompt_of(arguments);
   const auto source = open_text_model(arguments.model);
-  model::check_ids(arguments.banned, source.model->config().vocab_size, "--ban-token");
+  check_banned(arguments.sampling, *source.model);
   model::Context context = first_context(arguments, *source.model);
   const auto ids = source.vocabulary->encode(prompt.text);
   if (ids.empty() && arguments.load_state.empty()) {
@@ -164,7 +161,7 @@ int write_all(const Arguments& arguments) {
   }
   const model::WriteOptions options = write_options(arguments);
   const auto source = open_text_model(arguments.model);
-  model::check_ids(arguments.banned, source.model->config().vocab_size, "--ban-token");
+  check_banned(arguments.sampling, *source.model);
   const model::Context start = first_context(arguments, *source.model);
   const std::vector<EncodedPrompt> prompts = encode_prompts(arguments, source);
   for (int64_t first = 0; first < std::ssize(prompts); first += arguments.batch) {
@@ -216,10 +213,6 @@ void add_generate(CLI::App& program, int& exit_code) {
   add_prompt_options(*command, *arguments);
   add_sampling_options(*command, arguments->sampling);
   command->add_option("--stop", arguments->stop, "End before this text; may be given several times")
-      ->allow_extra_args(false);
-  command
-      ->add_option("--ban-token", arguments->banned,
-                   "Never draw this token id; may be given several times")
       ->allow_extra_args(false);
   command->add_flag("--ignore-eot", arguments->ignore_end_of_text,
                     "Never draw the token that ends a text, instead of ending there");

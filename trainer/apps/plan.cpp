@@ -59,6 +59,12 @@ int plan(const Arguments& arguments) {
   if (arguments.devices < 1 || arguments.devices > 65536) {
     user_error("--gpus: {} is no number of devices; use 1 or more", arguments.devices);
   }
+  if (config.train.real_bsz() % arguments.devices != 0) {
+    user_error(
+        "--gpus: {} GPUs cannot share the {} windows of a step evenly; change train.micro_bsz or "
+        "train.grad_accum",
+        arguments.devices, config.train.real_bsz());
+  }
   const bool gpu = arguments.device.empty() ? config.train.device == "cuda" ||
                                                   arguments.devices > 1 || arguments.memory_gb > 0
                                             : arguments.device != "cpu";

@@ -41,6 +41,10 @@ void add_sampling_options(CLI::App& command, SamplingArguments& arguments) {
       ->capture_default_str();
   command.add_option("--seed", arguments.seed, "The same seed writes the same text")
       ->capture_default_str();
+  command
+      .add_option("--ban-token", arguments.banned,
+                  "Never draw this token id; may be given several times")
+      ->allow_extra_args(false);
   command.add_option("--sampler", arguments.sampler, "Order of the filters, see docs/generate.md")
       ->check(CLI::IsMember(words(model::kSamplerNames)))
       ->capture_default_str();
@@ -67,12 +71,17 @@ model::GenerateOptions generate_options(const SamplingArguments& arguments) {
   model::GenerateOptions options{.sampling = arguments.sampling,
                                  .tokens = arguments.tokens,
                                  .seed = static_cast<uint64_t>(arguments.seed),
-                                 .penalties = arguments.penalties};
+                                 .penalties = arguments.penalties,
+                                 .banned_tokens = arguments.banned};
   options.sampling.sampler = value_of(model::kSamplerNames, arguments.sampler);
   options.penalties.penalty_weight = value_of(model::kPenaltyWeightNames, arguments.penalty_weight);
   model::check(options.sampling, "--");
   model::check(options.penalties, "--");
   return options;
+}
+
+void check_banned(const SamplingArguments& arguments, const model::LanguageModel& model) {
+  model::check_ids(arguments.banned, model.config().vocab_size, "--ban-token");
 }
 
 }  // namespace rwkv::apps

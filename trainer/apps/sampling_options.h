@@ -1,6 +1,9 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+#include <vector>
 
 #include "model/write_text.h"
 
@@ -14,13 +17,17 @@ struct SamplingArguments {
   std::string penalty_weight = "not_digits";
   int64_t tokens = 200;
   int64_t seed = 42;
+  std::vector<int64_t> banned;  // token ids
 };
 
-/// Adds --tokens, --seed, --sampler and one option for each number of model/sampling_fields.h,
-/// spelt with hyphens or underscores.
+/// Adds --tokens, --seed, --ban-token, --sampler and one option for each number of
+/// model/sampling_fields.h, spelt with hyphens or underscores.
 void add_sampling_options(CLI::App& command, SamplingArguments& arguments);
 
 /// The checked settings. Throws UserError that names the option.
 model::GenerateOptions generate_options(const SamplingArguments& arguments);
+
+/// Throws UserError that names --ban-token unless the banned ids are tokens of the model.
+void check_banned(const SamplingArguments& arguments, const model::LanguageModel& model);
 
 }  // namespace rwkv::apps

@@ -39,6 +39,8 @@ class GradientBuckets {
   void clear();
 
   [[nodiscard]] const std::vector<Bucket>& layout() const { return layout_; }
+  /// Buckets sent since before_backward().
+  [[nodiscard]] size_t sent() const { return next_to_send_; }
   /// Whether the last backward passes gave parameter i a gradient.
   [[nodiscard]] bool has_gradient(size_t i) const { return filled_[i]; }
   /// The summed gradient of a slot, fp32 [size]; with shards, the part in this rank's one.

@@ -2,6 +2,7 @@
 
 #include <torch/torch.h>
 
+#include <cmath>
 #include <utility>
 
 namespace rwkv::trainer {
@@ -16,7 +17,7 @@ ParallelOptimizer::ParallelOptimizer(RankGroup& group, std::vector<OptimizedPara
     std::vector<at::Tensor> values;
     for (const OptimizedParameter& parameter : whole_) values.push_back(parameter.value);
     const BucketOptions options{
-        .bucket_bytes = distributed.bucket_mib << 20,
+        .bucket_bytes = std::llround(distributed.bucket_mib * (1 << 20)),
         .reduce_in = distributed.reduce == ReducePrecision::kBf16 ? at::kBFloat16 : at::kFloat,
         .sharded = sharded_};
     buckets_ = std::make_unique<GradientBuckets>(group, std::move(values), options);
@@ -87,7 +88,11 @@ void ParallelOptimizer::hand_gradients_to_adam() {
 void ParallelOptimizer::step(const StepSettings& settings, double gradient_norm,
                              double loss_scale) {
   if (buckets_) hand_gradients_to_adam();
-  adam_->step(settings, gradient_norm, loss_scale);
+  if (adam_->parameters().empty()) {  // a small model leaves some of many ranks without a shard
+    adam_->set_steps(adam_->steps() + 1);
+  } else {
+    adam_->step(settings, gradient_norm, loss_scale);
+  }
   if (sharded_) gather_values();
 }
 

@@ -363,7 +363,7 @@ std::string RankGroup::find_culprit() {
 }
 
 void RankGroup::fail(const std::string& what) {
-  const Watchdog::Scope watched(connection_->watchdog, 3 * kSilence, silent_store());
+  const Watchdog::Scope watched(connection_->watchdog, 4 * kSilence, silent_store());
   connection_->broken = true;
   std::string verdict;
   try {

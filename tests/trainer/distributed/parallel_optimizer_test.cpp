@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <array>
 #include <cmath>
 #include <functional>
+#include <map>
 #include <thread>
 
 #include "data/base/error.h"
@@ -139,7 +141,9 @@ TEST(ParallelOptimizer, RanksAgreeWithOneProcess) {
   RankGroup alone;
   const Outcome single = train(alone, at::kFloat, {}, 1);
   for (const int64_t world_size : {2, 4}) {
-    const auto outcomes = train_on(world_size, at::kFloat, {}, 2);
+    DistributedConfig several_buckets;
+    several_buckets.bucket_mib = 0.005;
+    const auto outcomes = train_on(world_size, at::kFloat, several_buckets, 2);
     for (const Outcome& outcome : outcomes) {
       for (size_t i = 0; i < single.values.size(); ++i) {
         EXPECT_TRUE(at::equal(outcome.values[i], outcomes.front().values[i]));
@@ -160,6 +164,7 @@ TEST(ParallelOptimizer, ZeroOneIsEqualToTheLastBit) {
         const int64_t passes = world_size == 4 ? 2 : 1;
         DistributedConfig plain;
         plain.reduce = reduce;
+        plain.bucket_mib = world_size == 2 ? 25 : 0.005;  // one bucket or several
         DistributedConfig zero = plain;
         zero.zero = 1;
         const auto expected = train_on(world_size, type, plain, passes);
@@ -182,6 +187,35 @@ TEST(ParallelOptimizer, ZeroOneIsEqualToTheLastBit) {
       }
     }
   }
+}
+
+TEST(GradientBuckets, TravelWhileTheBackwardStillRunsAndOnlyInTheLastPass) {
+  as_ranks(2, [](RankGroup& group) {
+    Network network(at::kFloat);
+    std::vector<at::Tensor> values;
+    for (const OptimizedParameter& p : network.parameters) values.push_back(p.value);
+    GradientBuckets buckets(group, values, {.bucket_bytes = 5000});
+    ASSERT_GE(buckets.layout().size(), 3U);
+    size_t sent_before_the_first_layer = 0;
+    values[0].register_hook([&](const at::Tensor& gradient) {
+      sent_before_the_first_layer = buckets.sent();
+      return gradient;
+    });
+    const at::Tensor x = at::ones({4, 13});
+    buckets.before_backward(/*last=*/false);
+    network.loss(x).backward();
+    EXPECT_EQ(buckets.sent(), 0U);
+    buckets.before_backward(/*last=*/true);
+    network.loss(x).backward();
+    EXPECT_GE(sent_before_the_first_layer, 2U);
+    EXPECT_EQ(buckets.sent(), buckets.layout().size());
+    buckets.finish();
+    // Two equal passes on two equal ranks: four times the gradient of one.
+    const at::Tensor one = torch::autograd::grad({network.loss(x)}, {values[5]})[0];
+    const Bucket& first = buckets.layout().front();
+    ASSERT_EQ(first.slots.front().parameter, 5U);
+    EXPECT_TRUE(at::equal(buckets.gradient(0, first.slots.front()), (one * 4).view({-1})));
+  });
 }
 
 TEST(ParallelOptimizer, TheFirstGradientThatIsNotFiniteIsNamed) {
@@ -232,7 +266,10 @@ TEST(RankGroup, WorldSizesThatDoNotDivideTheBatchAreRefusedWithThoseThatDo) {
     EXPECT_NE(std::string(error.what()).find("start 1, 2, 3, 4, 6, 12 of them"), std::string::npos)
         << error.what();
   }
-  config.schedule.segments.push_back({.until = 5, .real_bsz = 18});
+  Segment segment;
+  segment.until = 5;
+  segment.real_bsz = 18;
+  config.schedule.segments.push_back(segment);
   EXPECT_THROW(check_world_size(config, 4), UserError);
   EXPECT_NO_THROW(check_world_size(config, 6));
 }
