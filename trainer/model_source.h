@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "data/vocabulary.h"
+#include "model/inference/strategy.h"
 #include "model/language_model.h"
 
 namespace rwkv::trainer {
@@ -22,7 +23,11 @@ struct ModelSource {
 /// file; model.head_qk_reduce comes from the checkpoint, and is `sum` for a single file. The
 /// vocabulary is the checkpoint's own; for a single file it is `vocab_file` (a vocab.json) if
 /// given, the bytes when the model has 256 tokens, or a vocab.json beside the file.
-ModelSource open_model(const std::filesystem::path& path, const std::string& vocab_file = {});
+/// `strategy` says in which precision and from where the weights are used (see
+/// model/inference/strategy.h). Models that model::load_inference_model() does not know run as
+/// modules in fp32, which is the default strategy; another one is a UserError for them.
+ModelSource open_model(const std::filesystem::path& path, const std::string& vocab_file = {},
+                       const std::string& strategy = model::kDefaultStrategy);
 
 /// How Head-QK was trained cannot be read off weights; a checkpoint says it in its config.yaml.
 /// `sum` for weights that lie in no checkpoint.

@@ -16,6 +16,7 @@ namespace {
 
 struct Arguments {
   std::string model;
+  std::string strategy;
   std::string vocab;
   std::string prompt = "\n";
   model::GenerateOptions options;
@@ -43,7 +44,7 @@ int generate(const Arguments& arguments) {
   if (arguments.options.tokens < 0) {
     user_error("--tokens: {} is negative; use 0 or more", arguments.options.tokens);
   }
-  const auto source = trainer::open_model(arguments.model, arguments.vocab);
+  const auto source = trainer::open_model(arguments.model, arguments.vocab, arguments.strategy);
   if (!source.vocabulary) {
     user_error(
         "--model: {} names no vocabulary and has {} tokens; give its vocab.json with --vocab, or "
@@ -76,6 +77,7 @@ void add_generate(CLI::App& program, int& exit_code) {
       ->add_option("--model", arguments->model,
                    "Run folder, checkpoint, weight file or Hugging Face folder")
       ->required();
+  add_strategy_option(*command, arguments->strategy);
   command->add_option("--vocab", arguments->vocab,
                       "vocab.json of a character model without a checkpoint");
   command->add_option("--prompt", arguments->prompt, "Text to go on from")
