@@ -15,6 +15,7 @@
 #include "model/factory.h"
 #include "model/generate.h"
 #include "model/head_loss.h"
+#include "model/inference/rwkv4_inference.h"
 #include "model/init.h"
 #include "model/precision.h"
 #include "trainer/flops.h"
@@ -233,13 +234,6 @@ std::vector<PartSpeed> profile_parts(TrainingStep& step) {
 
 // --- generation ---
 
-double measure_read() {
-  const at::Tensor memory = at::ones({int64_t{1} << 26});  // 256 MiB
-  double best = std::numeric_limits<double>::infinity();
-  for (int i = 0; i < 10; ++i) best = std::min(best, seconds_of([&] { memory.sum(); }));
-  return static_cast<double>(memory.nbytes()) / best;
-}
-
 double spread(const std::vector<double>& values) {
   const auto [low, high] = std::ranges::minmax(values);
   return high / low - 1;
@@ -360,7 +354,10 @@ GenerationSpeed bench_generation(model::LanguageModel& model, const std::vector<
     if (entry.key() != "emb.weight")
       speed.weight_bytes += static_cast<int64_t>(entry.value().nbytes());
   }
-  speed.read_bytes_per_s = measure_read();
+  if (const auto* inference = dynamic_cast<const model::InferenceModel*>(&model)) {
+    speed.weight_bytes = inference->weight_bytes();
+  }
+  speed.read_bytes_per_s = measure_read(int64_t{1} << 28, 0.5);
   generate_after(model, 1, 3);  // warms up
   for (const int64_t context : contexts) {
     on_progress(fmt::format("{} tokens after {}", tokens, context));

@@ -9,6 +9,9 @@
 #include <functional>
 #include <limits>
 
+#include "cuda/inference.h"
+#include "model/inference/weight_matrix.h"
+
 namespace rwkv::trainer {
 namespace {
 
@@ -80,6 +83,19 @@ double measure_copy(int64_t size_bytes, double budget_s) {
   const double best_s =
       shortest([&] { at::Tensor(to).copy_(from); }, budget_s - seconds_since(start));
   return 2 * static_cast<double>(size_bytes) / best_s;
+}
+
+double measure_read(int64_t size_bytes, double budget_s) {
+  const torch::NoGradGuard no_grad;
+  const auto start = Clock::now();
+  const int64_t count = std::max<int64_t>(1, size_bytes / static_cast<int64_t>(sizeof(float)));
+  const at::Tensor memory = model::weight_memory({count}, at::kFloat).zero_();
+  float sum = 0;
+  const double best_s =
+      shortest([&] { sum += ops::read_all(memory.const_data_ptr<float>(), count); },
+               budget_s - seconds_since(start));
+  TORCH_CHECK(sum == 0, "measure_read: the sum of zeros is ", sum);
+  return static_cast<double>(count) * sizeof(float) / best_s;
 }
 
 }  // namespace rwkv::trainer

@@ -23,4 +23,8 @@ ProductRate measure_products(c10::ScalarType dtype, c10::Device device, double b
 /// `budget_s` seconds. Choose a size well above the caches.
 double measure_copy(int64_t size_bytes, double budget_s);
 
+/// Bytes a second of reading `size_bytes` in memory from end to end on all of LibTorch's threads:
+/// what bounds the generation of one token at a time. Choose a size well above the caches.
+double measure_read(int64_t size_bytes, double budget_s);
+
 }  // namespace rwkv::trainer

@@ -5,6 +5,7 @@
 #include "model/factory.h"
 #include "model/formats/huggingface.h"
 #include "model/formats/tensor_file.h"
+#include "model/inference/rwkv4_inference.h"
 #include "model/weights.h"
 #include "trainer/checkpoint.h"
 #include "trainer/config.h"
@@ -81,16 +82,35 @@ fs::path find_weights(const fs::path& path, std::string_view option) {
   return *newest / "model.safetensors";
 }
 
-ModelSource open_model(const fs::path& path, const std::string& vocab_file) {
+namespace {
+
+std::shared_ptr<model::LanguageModel> load(formats::TensorFile file, const fs::path& weights,
+                                           const std::string& strategy) {
+  const auto progress = [](int64_t done, int64_t all) { show_bytes("loading", done, all); };
+  const auto reduce = file.find("head_q.weight") == nullptr ? model::HeadQkReduce::kSum
+                                                            : stored_head_qk_reduce(weights);
+  if (model::can_run_inference(file)) {
+    return model::load_inference_model(std::move(file), {strategy, reduce, {}}, progress);
+  }
+  model::ModelConfig config = model::config_of(file);
+  if (strategy != model::kDefaultStrategy) {
+    user_error("--strategy: '{}' is for plain RWKV-4, which {} is not; leave the option away",
+               printable(strategy), file.name());
+  }
+  config.head_qk_reduce = reduce;
+  auto loaded = model::build_model(config);
+  model::load_weights(*loaded, file, progress);
+  loaded->eval();
+  return loaded;
+}
+
+}  // namespace
+
+ModelSource open_model(const fs::path& path, const std::string& vocab_file,
+                       const std::string& strategy) {
   ModelSource source;
   source.weights = find_weights(path);
-  const formats::TensorFile file = formats::open_tensor_file(source.weights);
-  model::ModelConfig config = model::config_of(file);
-  if (config.head_qk > 0) config.head_qk_reduce = stored_head_qk_reduce(source.weights);
-  source.model = model::build_model(config);
-  model::load_weights(*source.model, file,
-                      [](int64_t done, int64_t all) { show_bytes("loading", done, all); });
-  source.model->eval();
+  source.model = load(formats::open_tensor_file(source.weights), source.weights, strategy);
   source.vocabulary =
       find_vocabulary(source.weights, source.model->config().vocab_size, vocab_file);
   return source;

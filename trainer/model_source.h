@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "data/vocabulary.h"
+#include "model/inference/strategy.h"
 #include "model/language_model.h"
 
 namespace rwkv::trainer {
@@ -23,7 +24,11 @@ struct ModelSource {
 /// file; model.head_qk_reduce comes from the checkpoint, and is `sum` for a single file. The
 /// vocabulary is `vocab_file` (see data::open_vocabulary) if given, the one beside the weights, or
 /// the bytes when the model has 256 tokens.
-ModelSource open_model(const std::filesystem::path& path, const std::string& vocab_file = {});
+/// `strategy` says in which precision and from where the weights are used (see
+/// model/inference/strategy.h). Models that model::load_inference_model() does not know run as
+/// modules in fp32, which is the default strategy; another one is a UserError for them.
+ModelSource open_model(const std::filesystem::path& path, const std::string& vocab_file = {},
+                       const std::string& strategy = model::kDefaultStrategy);
 
 /// The tokenizer or vocab.json that lies in the folder of `weights`, as checkpoints and Hugging
 /// Face folders have it.

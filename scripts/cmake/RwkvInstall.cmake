@@ -22,7 +22,7 @@ install(EXPORT rwkv NAMESPACE rwkv:: FILE rwkv-targets.cmake DESTINATION ${_rwkv
 
 install(DIRECTORY data model DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/rwkv FILES_MATCHING PATTERN "*.h")
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
-install(FILES cuda/layers.h cuda/ops.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/rwkv/cuda)
+install(FILES cuda/inference.h cuda/layers.h cuda/ops.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/rwkv/cuda)
 
 configure_package_config_file(scripts/cmake/rwkv-config.cmake.in ${PROJECT_BINARY_DIR}/package/rwkv-config.cmake
                               INSTALL_DESTINATION ${_rwkv_package_dir} NO_SET_AND_CHECK_MACRO

@@ -5,7 +5,7 @@ endif()
 foreach(object IN LISTS OBJECTS)
   execute_process(COMMAND ${NM} -C --defined-only ${object} OUTPUT_VARIABLE symbols
                   COMMAND_ERROR_IS_FATAL ANY)
-  if(NOT symbols MATCHES "k(Wkv|Row)Kernels")
+  if(NOT symbols MATCHES "k(Inference|Row|Wkv)Kernels")
     message(FATAL_ERROR "${object}: defines no table of kernels; is it the right file?")
   endif()
   string(REGEX MATCHALL "[^\n]* [WVuw] [^\n]*" weak "${symbols}")

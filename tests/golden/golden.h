@@ -51,6 +51,8 @@ void check_early_sampling(const std::filesystem::path& file, Report& report);  /
 void check_loss(const std::filesystem::path& file, Report& report);            // loss*.pth
 void check_wkv4(const std::filesystem::path& file, Report& report);            // wkv4*.pth
 void check_rwkv4(const std::filesystem::path& file, Report& report);  // rwkv4_*.pth: whole models
+void check_chatrwkv(const std::filesystem::path& file, Report& report);    // rwkv4_chatrwkv*.pth
+void check_rescale(const std::filesystem::path& file, Report& report);     // rwkv4_rescale*.pth
 void check_rwkv4_init(const std::filesystem::path& file, Report& report);  // rwkv4_init*.pth
 
 }  // namespace rwkv::golden

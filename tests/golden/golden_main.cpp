@@ -65,8 +65,8 @@ constexpr std::array kFamilies{
     Family{"rwkv4_tiny_att", ".pth", nullptr, kLater},
     Family{"rwkv4_qkv", ".pth", nullptr, kLater},
     Family{"rwkv4_xatt", ".pth", nullptr, kLater},
-    Family{"rwkv4_rescale", ".pth", nullptr, kLater},
-    Family{"rwkv4_chatrwkv", ".pth", nullptr, kLater},
+    Family{"rwkv4_rescale", ".pth", check_rescale, ""},
+    Family{"rwkv4_chatrwkv", ".pth", check_chatrwkv, ""},
     Family{"rwkv4", ".pth", check_rwkv4, "", true},
 };
 

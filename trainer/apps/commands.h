@@ -1,6 +1,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <string>
 
 namespace rwkv::apps {
 
@@ -19,5 +20,8 @@ void add_doctor(CLI::App& program, int& exit_code);
 void add_convert(CLI::App& program, int& exit_code);
 void add_bench(CLI::App& program, int& exit_code);
 void add_plan(CLI::App& program, int& exit_code);
+
+/// The option --strategy of commands that run a model; `strategy` goes to trainer::open_model().
+void add_strategy_option(CLI::App& command, std::string& strategy);
 
 }  // namespace rwkv::apps

@@ -27,7 +27,8 @@ using nlohmann::ordered_json;
 
 struct Arguments {
   ModelArguments model;
-  std::vector<std::string> against;  // further models
+  std::vector<std::string> against;     // further models
+  std::vector<std::string> strategies;  // of each model; none: the default alone
   std::vector<std::string> files;
   std::string lambada;
   std::optional<int64_t> pad;
@@ -40,6 +41,18 @@ struct Arguments {
   [[nodiscard]] std::vector<std::string> models() const {
     std::vector<std::string> all{model.model};
     all.insert(all.end(), against.begin(), against.end());
+    return all;
+  }
+
+  /// Each model in each strategy, and what a row of the table calls that.
+  [[nodiscard]] std::vector<std::pair<ModelArguments, std::string>> runs() const {
+    std::vector<std::pair<ModelArguments, std::string>> all;
+    for (const std::string& name : models()) {
+      if (strategies.empty()) all.emplace_back(ModelArguments{name, model.vocab}, name);
+      for (const std::string& strategy : strategies) {
+        all.emplace_back(ModelArguments{name, model.vocab, strategy}, name + ", " + strategy);
+      }
+    }
     return all;
   }
 };
@@ -227,8 +240,8 @@ std::string dump(const ordered_json& json) {
 
 void eval_files(const Arguments& arguments) {
   std::vector<Row> rows;
-  for (const std::string& name : arguments.models()) {
-    const auto source = trainer::open_model(name, arguments.model.vocab);
+  for (const auto& [model, name] : arguments.runs()) {
+    const auto source = trainer::open_model(model.model, model.vocab, model.strategy);
     for (const std::string& file : arguments.files) {
       rows.push_back(measure(arguments, name, source, file));
     }
@@ -249,8 +262,8 @@ void eval_lambada(const Arguments& arguments) {
   ordered_json list = ordered_json::array();
   std::string table = fmt::format("{:>8} {:>8} {:>9} {:>12}  {}\n", "texts", "PAD", "accuracy",
                                   "perplexity", "model");
-  for (const std::string& name : arguments.models()) {
-    const auto source = open_text_model({.model = name, .vocab = arguments.model.vocab}, "MODEL");
+  for (const auto& [model, name] : arguments.runs()) {
+    const auto source = open_text_model(model, "MODEL");
     const int64_t pad = arguments.pad.value_or(trainer::lambada_pad(*source.vocabulary));
     model::check_ids(std::array{pad}, source.model->config().vocab_size, "--pad");
     const auto result = trainer::evaluate_lambada(*source.model, *source.vocabulary, texts, pad,
@@ -294,6 +307,11 @@ void add_eval(CLI::App& program, int& exit_code) {
   command
       ->add_option("--against", arguments->against,
                    "A further model for the same table; may be given several times")
+      ->allow_extra_args(false);
+  command
+      ->add_option("--strategy", arguments->strategies,
+                   "Precision and place of the weights, see 'rwkv generate --help'; given several "
+                   "times, one row of the table each")
       ->allow_extra_args(false);
   auto* stream =
       command->add_flag("--stream", arguments->stream, "Carry the state over the whole file");

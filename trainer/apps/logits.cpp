@@ -19,6 +19,7 @@ namespace {
 
 struct Arguments {
   std::string model;
+  std::string strategy;
   std::string ids;
   std::string out;
   std::string mode = "parallel";
@@ -92,7 +93,7 @@ void check_output(const Arguments& arguments) {
 
 int logits(const Arguments& arguments) {
   check_output(arguments);
-  const auto source = trainer::open_model(arguments.model);
+  const auto source = trainer::open_model(arguments.model, {}, arguments.strategy);
   const auto ids = read_ids(arguments.ids, source.model->config().vocab_size);
   const at::Tensor rows = compute(*source.model, ids, arguments.mode == "recurrent");
   if (!at::isfinite(rows).all().item<bool>()) {
@@ -115,6 +116,7 @@ void add_logits(CLI::App& program, int& exit_code) {
       ->add_option("--model", arguments->model,
                    "Run folder, checkpoint, weight file or Hugging Face folder")
       ->required();
+  add_strategy_option(*command, arguments->strategy);
   command->add_option("--ids", arguments->ids, "JSON file: a list of token ids")->required();
   command
       ->add_option("--out", arguments->out,

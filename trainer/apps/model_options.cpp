@@ -1,6 +1,7 @@
 #include "trainer/apps/model_options.h"
 
 #include "data/base/error.h"
+#include "trainer/apps/commands.h"
 
 namespace rwkv::apps {
 
@@ -19,6 +20,7 @@ void add(CLI::App& command, const std::string& name, ModelArguments& arguments) 
 
 void add_model_options(CLI::App& command, ModelArguments& arguments) {
   add(command, "--model", arguments);
+  add_strategy_option(command, arguments.strategy);
 }
 
 void add_model_positional(CLI::App& command, ModelArguments& arguments) {
@@ -26,7 +28,8 @@ void add_model_positional(CLI::App& command, ModelArguments& arguments) {
 }
 
 trainer::ModelSource open_text_model(const ModelArguments& arguments, std::string_view option) {
-  trainer::ModelSource source = trainer::open_model(arguments.model, arguments.vocab);
+  trainer::ModelSource source =
+      trainer::open_model(arguments.model, arguments.vocab, arguments.strategy);
   if (!source.vocabulary) {
     user_error(
         "{}: {} names no vocabulary and has {} tokens; give its vocab.json with --vocab, or use "

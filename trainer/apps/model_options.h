@@ -11,9 +11,10 @@ namespace rwkv::apps {
 struct ModelArguments {
   std::string model;
   std::string vocab;
+  std::string strategy = model::kDefaultStrategy;
 };
 
-/// Adds --model and --vocab.
+/// Adds --model, --vocab and --strategy.
 void add_model_options(CLI::App& command, ModelArguments& arguments);
 
 /// Adds MODEL, without an option's name, and --vocab.
