@@ -15,7 +15,8 @@ namespace rwkv::ops {
 /// How the weights of a matrix-vector product are stored.
 enum class WeightType : uint8_t { kFp32, kBf16, kFp16, kByte };
 
-/// A vector in fixed point (20 bits below its largest magnitude), as products with bytes take it.
+/// A vector in fixed point (20 bits and a sign at its largest magnitude), as products with bytes
+/// take it.
 class FixedPoint {
  public:
   /// x: `count` floats, at most kMaxColumns.
@@ -28,16 +29,19 @@ class FixedPoint {
   [[nodiscard]] int64_t stride() const { return stride_; }
   [[nodiscard]] int64_t count() const { return count_; }
   [[nodiscard]] double step() const { return step_; }
-  [[nodiscard]] int64_t sum() const { return sum_; }  ///< of the fixed-point numbers
+  [[nodiscard]] int64_t sum() const { return sum_; }     ///< of the fixed-point numbers
+  [[nodiscard]] double exact() const { return exact_; }  ///< sum of x in steps, nearly unrounded
 
  private:
   std::vector<int8_t> limbs_;
   int64_t stride_ = 0, count_ = 0, sum_ = 0;
-  double step_ = 0;
+  double step_ = 0, exact_ = 0;
 };
 
 /// y = W x with W [rows, columns]. For kByte the weights are bytes q, x is `fixed`, and
 ///   y_k = row_scale_k (sum_i q_ki x_i + byte_shift sum_i x_i) + row_shift_k shift_factor + bias
+/// q - 128 is multiplied with x in fixed point, and 128 + byte_shift with the exact sum, so what x
+/// lost by rounding meets small weights.
 struct Matvec {
   WeightType type = WeightType::kFp32;
   const void* weight = nullptr;

@@ -88,7 +88,8 @@ void run_rows(const Matvec& in, int64_t begin, int64_t end) {
     case WeightType::kByte: {
       const FixedPoint& x = *in.fixed;
       byte_rows()({reinterpret_cast<const uint8_t*>(weight), x.limbs(), x.stride(), rows,
-                   in.columns, x.step(), in.byte_shift * static_cast<double>(x.sum()),
+                   in.columns, x.step(),
+                   (128 + in.byte_shift) * x.exact() - 128 * static_cast<double>(x.sum()),
                    in.row_scale + begin, in.row_shift + begin, in.shift_factor, in.bias, y});
     }
   }
@@ -115,7 +116,10 @@ void FixedPoint::assign(const float* x, int64_t count) {
     limbs_.assign(static_cast<size_t>(stride_ * kFixedPointLimbs), 0);
     count_ = count;
   }
-  sum_ = kernels().to_fixed_point(x, count, limbs_.data(), stride_, &step_);
+  const FixedPointSums sums = kernels().to_fixed_point(x, count, limbs_.data(), stride_);
+  sum_ = sums.coarse;
+  step_ = sums.step;
+  exact_ = static_cast<double>(sums.fine) / kFixedPointFine;
 }
 
 void matvec(std::span<const Matvec> products) {

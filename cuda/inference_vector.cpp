@@ -237,8 +237,8 @@ constexpr auto kRowsByteVnni = rows_byte_vnni;
 constexpr void (*kRowsByteVnni)(const ByteRows&) = nullptr;
 #endif
 
-__attribute__((flatten)) int64_t to_fixed_point(const float* x, int64_t count, int8_t* limbs,
-                                                int64_t limb_stride, double* step) {
+__attribute__((flatten)) FixedPointSums to_fixed_point(const float* x, int64_t count, int8_t* limbs,
+                                                       int64_t limb_stride) {
   // As numbers, the bits of magnitudes are in the order of the magnitudes; infinity and NaN on top.
   uint32_t largest = 0;
   for (int64_t i = 0; i < count; ++i) {
@@ -247,24 +247,28 @@ __attribute__((flatten)) int64_t to_fixed_point(const float* x, int64_t count, i
   }
   const bool finite = largest < 0x7F800000U;
   const float limit = finite ? std::bit_cast<float>(largest) : 0.0F;
-  // A power of two, so that x * scale is exact and rounds alike with and without fused operations.
-  // Below 2^-100 the quotient could overflow: such a vector counts as zero.
-  const float quotient = limit > 0x1p-100F ? static_cast<float>(kFixedPointMax) / limit : 1.0F;
-  const float scale = std::bit_cast<float>(std::bit_cast<uint32_t>(quotient) & 0x7F800000U);
-  *step = finite ? 1.0 / static_cast<double>(scale) : __builtin_nan("");
-  int64_t sum = 0;
+  // Below 2^-90 the quotient could overflow: such a vector counts as zero.
+  const bool is_zero = limit < 0x1p-90F;
+  const float scale = is_zero ? 0.0F : static_cast<float>(kFixedPointMax) * kFixedPointFine / limit;
+  FixedPointSums sums{0, 0, 0};
   for (int64_t i = 0; i < count; ++i) {
-    // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits.
-    const float shifted = (finite ? x[i] : 0.0F) * scale + 12582912.0F;
-    int32_t rest = static_cast<int32_t>(std::bit_cast<uint32_t>(shifted)) - 0x4B400000;
-    sum += rest;
+    // The product of two floats is exact in double, so it rounds alike with and without fused
+    // operations. Adding 1.5 * 2^52 rounds to the nearest integer and leaves it in the low bits.
+    const double shifted =
+        static_cast<double>(finite ? x[i] : 0.0F) * static_cast<double>(scale) + 6755399441055744.0;
+    const auto fine = static_cast<int32_t>(static_cast<uint32_t>(std::bit_cast<uint64_t>(shifted)));
+    int32_t rest = (fine + kFixedPointFine / 2) >> 10;
+    sums.fine += fine;
+    sums.coarse += rest;
     for (int limb = 0; limb < kFixedPointLimbs; ++limb) {
       const int32_t digit = ((rest + 64) & 127) - 64;
       limbs[limb * limb_stride + i] = static_cast<int8_t>(digit);
       rest = (rest - digit) >> 7;
     }
   }
-  return sum;
+  sums.step = is_zero ? 0.0 : kFixedPointFine / static_cast<double>(scale);
+  if (!finite) sums.step = __builtin_nan("");
+  return sums;
 }
 
 /// Calls body(i, count) for each vector of [0, size); the last may be partly filled.

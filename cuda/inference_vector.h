@@ -10,8 +10,16 @@ namespace rwkv::ops {
 /// <= kFixedPointMax, so the largest has 20 bits.
 inline constexpr int kFixedPointLimbs = 3;
 inline constexpr int32_t kFixedPointMax = 63 * (1 + 128 + 128 * 128);
+/// The sum of x is kept in finer steps: step / kFixedPointFine.
+inline constexpr int32_t kFixedPointFine = 1024;
 /// Rows of limbs are padded with zeros to a multiple of this.
 inline constexpr int64_t kFixedPointPadding = 64;
+
+struct FixedPointSums {
+  int64_t coarse;  ///< sum_i X_i
+  int64_t fine;    ///< sum_i x_i in steps of step / kFixedPointFine
+  double step;     ///< NaN unless all of x is finite
+};
 
 /// Rows of 8-bit weights times a fixed-point vector:
 ///   y_k = row_scale_k * step * (sum_i q_ki X_i + offset) + row_shift_k * shift_factor + bias
@@ -60,9 +68,9 @@ struct InferenceKernels {
                     int64_t columns);
   void (*rows_byte)(const ByteRows& rows);
   void (*rows_byte_vnni)(const ByteRows& rows);  ///< null without AVX-512 VNNI code
-  /// x in fixed point; returns sum_i X_i. `step` is NaN unless all of x is finite.
-  int64_t (*to_fixed_point)(const float* x, int64_t count, int8_t* limbs, int64_t limb_stride,
-                            double* step);
+  /// x in fixed point.
+  FixedPointSums (*to_fixed_point)(const float* x, int64_t count, int8_t* limbs,
+                                   int64_t limb_stride);
   void (*norm_mix)(const NormMixRow& row);
   void (*wkv)(const WkvRow& row);
   void (*gate)(const float* r, float* y, int64_t count);              ///< y *= sigmoid(r)

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <charconv>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -210,6 +212,24 @@ NpyFile::NpyFile(const std::filesystem::path& path) : file_(path) {
   }
 }
 
+namespace {
+
+/// The header of version 1: the data begins at a multiple of 64 bytes.
+std::string header_of(std::string_view descr, const std::string& shape) {
+  std::string dict =
+      fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': {}, }}", descr, shape);
+  // Magic, version and length take ten bytes; the newline ends the padding.
+  const size_t unpadded = 10 + dict.size() + 1;
+  dict.append((kAlignment - unpadded % kAlignment) % kAlignment, ' ');
+  dict += '\n';
+  std::string header(kMagic);
+  header +=
+      std::string{1, 0, static_cast<char>(dict.size() & 0xff), static_cast<char>(dict.size() >> 8)};
+  return header + dict;
+}
+
+}  // namespace
+
 void write_npy(const std::filesystem::path& path, std::span<const int64_t> tokens, TokenType type) {
   const std::string name = printable(path.string());
   for (size_t i = 0; i < tokens.size(); ++i) {
@@ -218,21 +238,23 @@ void write_npy(const std::filesystem::path& path, std::span<const int64_t> token
                i, tokens[i], token_type_name(type));
   }
   const auto* row = std::ranges::find(kTypeNames, type, &TypeName::type);
-  std::string dict = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({},), }}",
-                                 row->descr, tokens.size());
-  // Magic, version and length take ten bytes; the newline ends the padding.
-  const size_t unpadded = 10 + dict.size() + 1;
-  dict.append((kAlignment - unpadded % kAlignment) % kAlignment, ' ');
-  dict += '\n';
-
   AtomicFile file(path);
-  file.write(kMagic);
-  file.write(std::string{1, 0, static_cast<char>(dict.size() & 0xff),
-                         static_cast<char>(dict.size() >> 8)});
-  file.write(dict);
+  file.write(header_of(row->descr, fmt::format("({},)", tokens.size())));
   std::vector<std::byte> data(tokens.size() * static_cast<size_t>(item_size(type)));
   narrow_tokens(tokens, type, data);
   file.write(data);
+  file.commit();
+}
+
+void write_npy(const std::filesystem::path& path, std::span<const float> values, int64_t columns) {
+  static_assert(std::endian::native == std::endian::little);
+  if (columns <= 0 || std::ssize(values) % columns != 0) {
+    throw std::logic_error(
+        fmt::format("write_npy: {} values in rows of {}", values.size(), columns));
+  }
+  AtomicFile file(path);
+  file.write(header_of("<f4", fmt::format("({}, {})", std::ssize(values) / columns, columns)));
+  file.write(std::as_bytes(values));
   file.commit();
 }
 

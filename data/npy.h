@@ -33,4 +33,7 @@ class NpyFile {
 /// UserError when a token does not fit `type`.
 void write_npy(const std::filesystem::path& path, std::span<const int64_t> tokens, TokenType type);
 
+/// Writes float32 `values` row by row as an array of shape (values.size() / columns, columns).
+void write_npy(const std::filesystem::path& path, std::span<const float> values, int64_t columns);
+
 }  // namespace rwkv::data

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "data/batch_loader.h"
+#include "data/loss_mask.h"
 
 namespace rwkv::trainer {
 namespace {
@@ -32,6 +33,12 @@ Batch training_batch(const Dataset& data, uint64_t first_ordinal, int64_t rows, 
   } else {
     data::fill_batch(*data.train, *data.sampler, first_ordinal, rows, ctx_len, inputs, targets,
                      data.vocab_size);
+    if (data.loss_mask) {
+      batch.mask = at::empty({rows, ctx_len}, at::kFloat);
+      data::fill_loss_mask(*data.loss_mask, *data.sampler, first_ordinal, rows, ctx_len,
+                           span_of<float>(batch.mask));
+      batch.mask = batch.mask.to(device);
+    }
   }
   batch.inputs = batch.inputs.to(device);
   batch.targets = batch.targets.to(device);

@@ -7,7 +7,10 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <vector>
 
 #include "data/base/atomic_file.h"
@@ -27,7 +30,10 @@ using nlohmann::ordered_json;
 
 constexpr int kFormatVersion = 1;
 constexpr const char* kModelFile = "model.safetensors";
-constexpr const char* kOptimizerFile = "optim-00000-of-00001.safetensors";
+
+std::string optimizer_file(int64_t rank, int64_t world_size) {
+  return fmt::format("optim-{:05}-of-{:05}.safetensors", rank, world_size);
+}
 
 std::string read_text(const fs::path& path) {
   const MappedFile file(path);
@@ -102,7 +108,7 @@ class Manifest {
   ordered_json files_ = ordered_json::object();
 };
 
-std::string state_json(const CheckpointState& state) {
+std::string state_json(const CheckpointState& state, int64_t world_size) {
   ordered_json entry{{"step", state.progress.step},
                      {"tokens", state.progress.tokens},
                      {"samples", state.progress.samples},
@@ -110,7 +116,7 @@ std::string state_json(const CheckpointState& state) {
                      {"optimizer_steps", state.optimizer_steps},
                      {"last_betas", state.last_betas},
                      {"data_fingerprint", state.data_fingerprint},
-                     {"world_size", 1},
+                     {"world_size", world_size},
                      {"program_version", version_text()}};
   if (state.loss_scaler.enabled) {
     entry["loss_scale"] = {{"scale", state.loss_scaler.scale},
@@ -118,26 +124,6 @@ std::string state_json(const CheckpointState& state) {
                            {"good_steps", state.loss_scaler.good_steps}};
   }
   return entry.dump(2) + "\n";
-}
-
-model::NamedTensors masters_of(const Adam& optimizer) {
-  model::NamedTensors masters;
-  for (const OptimizedParameter& parameter : optimizer.parameters()) {
-    masters.emplace_back(parameter.name, parameter.master.detach());
-  }
-  model::sort_for_file(masters);
-  return masters;
-}
-
-std::vector<std::pair<std::string, at::Tensor>> moments_of(const Adam& optimizer) {
-  std::vector<std::pair<std::string, at::Tensor>> moments;
-  for (size_t i = 0; i < optimizer.parameters().size(); ++i) {
-    if (!optimizer.exp_avg()[i].defined()) continue;  // frozen
-    const std::string& name = optimizer.parameters()[i].name;
-    moments.emplace_back(name + ".exp_avg", optimizer.exp_avg()[i]);
-    moments.emplace_back(name + ".exp_avg_sq", optimizer.exp_avg_sq()[i]);
-  }
-  return moments;
 }
 
 /// Removes the folder of an unfinished checkpoint when writing fails.
@@ -165,40 +151,123 @@ void rename_folder(const fs::path& from, const fs::path& to) {
   }
 }
 
-}  // namespace
-
-void CheckpointStore::save(const CheckpointState& state, const Adam& optimizer,
-                           const data::Vocabulary* vocabulary, int64_t keep_last) const {
-  const fs::path target = folder_ / fmt::format("step-{:08}", state.progress.step);
-  const fs::path temporary = target.string() + ".tmp";
-  remove_folder(temporary);
+void create_anew(const fs::path& folder) {
+  remove_folder(folder);
   std::error_code failed;
-  fs::create_directories(temporary, failed);
+  fs::create_directories(folder, failed);
   if (failed) {
     user_error("cannot create {}: {}; free space or check the folder's rights",
-               printable(temporary.string()), failed.message());
+               printable(folder.string()), failed.message());
   }
-  FolderGuard guard(temporary);
-  Manifest manifest(temporary);
-  manifest.write_tensors(kModelFile, masters_of(optimizer));
-  manifest.write_tensors(kOptimizerFile, moments_of(optimizer));
-  manifest.write_text("state.json", state_json(state));
+}
+
+/// Runs `work` on every rank and collects what it returns. What it throws on one rank is thrown on
+/// all of them, so that they go on alike.
+std::vector<std::string> run_on_all(RankGroup& group, const std::function<std::string()>& work) {
+  if (group.is_alone()) return {work()};
+  std::string outcome;
+  try {
+    outcome = "+" + work();
+  } catch (const UserError& error) {
+    outcome = std::string("-") + error.what();
+  }
+  std::vector<std::string> outcomes = group.exchange("the writing of a checkpoint", outcome);
+  for (size_t r = 0; r < outcomes.size(); ++r) {
+    if (outcomes[r].starts_with('-')) {
+      user_error("{}: {}", group.name_of(static_cast<int64_t>(r)), outcomes[r].substr(1));
+    }
+    outcomes[r].erase(0, 1);
+  }
+  return outcomes;
+}
+
+void write_texts(Manifest& manifest, const CheckpointState& state,
+                 const data::Vocabulary* vocabulary, int64_t world_size) {
+  manifest.write_text("state.json", state_json(state, world_size));
   manifest.write_text("config.yaml", state.config_yaml);
   const std::string vocab_json = vocabulary != nullptr ? vocabulary->to_json() : "";
   if (!vocab_json.empty()) manifest.write_text("vocab.json", vocab_json);
-  manifest.commit();
-  sync_folder(temporary);
+}
 
-  // A damaged folder of this step may be in the way; it is kept for study under another name.
+/// Enters the file that rank `rank` wrote, as it described it: "SIZE CRC".
+void add_part(Manifest& manifest, int64_t rank, int64_t world_size,
+              const std::vector<std::string>& parts) {
+  std::istringstream words(parts[static_cast<size_t>(rank)]);
+  int64_t size_bytes = 0;
+  uint32_t crc = 0;
+  words >> size_bytes >> crc;
+  TORCH_CHECK(words, "checkpoint: rank ", rank, " says '", parts[static_cast<size_t>(rank)], "'");
+  manifest.add(optimizer_file(rank, world_size), size_bytes, crc);
+}
+
+/// Gives a finished checkpoint its name. A damaged folder of this step may be in the way; it is
+/// kept for study under another name.
+void publish(const fs::path& temporary, const fs::path& target) {
   if (fs::exists(target)) rename_folder(target, target.string() + ".damaged");
   rename_folder(temporary, target);
-  guard.done();
-  sync_folder(folder_);
-  write_file_atomically(folder_ / "latest", target.filename().string() + "\n");
+}
 
+/// The optimizer's files that a manifest lists, in order of ranks; empty when one is missing.
+std::vector<std::string> optimizer_files(const json& files) {
+  for (const auto& [name, entry] : files.items()) {
+    const size_t of = name.find("-of-");
+    if (!name.starts_with("optim-") || of == std::string::npos) continue;
+    const int64_t world_size = std::atoll(name.c_str() + of + 4);
+    std::vector<std::string> names;
+    for (int64_t r = 0; r < world_size; ++r) {
+      names.push_back(optimizer_file(r, world_size));
+      if (!files.contains(names.back())) return {};
+    }
+    return names;
+  }
+  return {};
+}
+
+}  // namespace
+
+void CheckpointStore::save(const CheckpointState& state, ParallelOptimizer& optimizer,
+                           const data::Vocabulary* vocabulary, int64_t keep_last) const {
+  RankGroup& group = optimizer.group();
+  const fs::path target = folder_ / fmt::format("step-{:08}", state.progress.step);
+  const fs::path temporary = target.string() + ".tmp";
+  const model::NamedTensors moments = optimizer.moments_to_write();
+  model::NamedTensors masters = optimizer.masters();
+  model::sort_for_file(masters);
+
+  std::optional<FolderGuard> guard;
+  Manifest manifest(temporary);
+  run_on_all(group, [&]() -> std::string {
+    if (group.is_main()) {
+      create_anew(temporary);
+      guard.emplace(temporary);
+    }
+    return {};
+  });
+  const auto parts = run_on_all(group, [&] {
+    if (group.is_main()) {
+      manifest.write_tensors(kModelFile, masters);
+      write_texts(manifest, state, vocabulary, group.world_size());
+    }
+    const std::string name = optimizer_file(group.rank(), group.world_size());
+    const model::WrittenFile written = model::save_safetensors(moments, temporary / name);
+    return fmt::format("{} {}", written.size_bytes, written.crc32c);
+  });
+  run_on_all(group, [&]() -> std::string {
+    if (!group.is_main()) return {};
+    for (int64_t r = 0; r < group.world_size(); ++r)
+      add_part(manifest, r, group.world_size(), parts);
+    manifest.commit();
+    sync_folder(temporary);
+    publish(temporary, target);
+    guard->done();
+    sync_folder(folder_);
+    write_file_atomically(folder_ / "latest", target.filename().string() + "\n");
+    return {};
+  });
   // The one just written is valid, so older ones may go. Damaged newer ones are left alone.
   int64_t kept = 0;
   for (const fs::path& old : checkpoint_folders(folder_)) {
+    if (!group.is_main()) break;
     if (step_of(old) <= state.progress.step && ++kept > keep_last) remove_folder(old);
   }
 }
@@ -260,9 +329,12 @@ std::string checkpoint_damage(const fs::path& checkpoint) {
     return fmt::format("it has format version {}, this program reads {}",
                        manifest["format_version"].get<int64_t>(), kFormatVersion);
   }
-  for (const char* name : {kModelFile, kOptimizerFile, "state.json", "config.yaml"}) {
+  for (const char* name : {kModelFile, "state.json", "config.yaml"}) {
     if (!manifest["files"].contains(name))
       return fmt::format("manifest.json does not list {}", name);
+  }
+  if (optimizer_files(manifest["files"]).empty()) {
+    return "manifest.json does not list all optim-R-of-W.safetensors";
   }
   for (const auto& [name, entry] : manifest["files"].items()) {
     if (fs::path(name).filename() != name || !entry.is_object() || !entry.contains("size_bytes") ||
@@ -310,34 +382,43 @@ CheckpointState read_checkpoint_state(const fs::path& checkpoint) {
   return state;
 }
 
-void load_checkpoint(const fs::path& checkpoint, model::LanguageModel& model, Adam& optimizer) {
-  const fs::path weights = checkpoint / kModelFile;
-  const formats::TensorFile masters = formats::open_tensor_file(weights);
+void load_checkpoint(const fs::path& checkpoint, model::LanguageModel& model,
+                     ParallelOptimizer& optimizer) {
+  const formats::TensorFile masters = formats::open_tensor_file(checkpoint / kModelFile);
   model::load_weights(model, masters);
-  const fs::path moments = checkpoint / kOptimizerFile;
-  const formats::TensorFile stored = formats::open_tensor_file(moments);
+  std::vector<formats::TensorFile> files;
+  for (const std::string& name :
+       optimizer_files(read_json(checkpoint / "manifest.json")["files"])) {
+    files.push_back(formats::open_tensor_file(checkpoint / name));
+  }
+  const auto find = [&](const std::string& name) {
+    for (const formats::TensorFile& file : files) {
+      const formats::TensorInfo* info = file.find(name);
+      if (info != nullptr) return std::pair(&file, info);
+    }
+    return std::pair<const formats::TensorFile*, const formats::TensorInfo*>();
+  };
   std::vector<std::string> problems;
-  const auto moments_now = moments_of(optimizer);
-  for (const auto& [name, tensor] : moments_now) {
-    const formats::TensorInfo* found = stored.find(name);
+  for (const auto& [name, shape] : optimizer.moment_shapes()) {
+    const formats::TensorInfo* found = find(name).second;
     if (found == nullptr) {
       problems.push_back(name + " is missing");
-    } else if (tensor.sizes() != at::IntArrayRef(found->shape)) {
+    } else if (at::IntArrayRef(shape) != at::IntArrayRef(found->shape)) {
       problems.push_back(name + " has another shape");
     }
   }
   if (!problems.empty()) {
-    user_error("{} does not fit the model: {}", printable(moments.string()),
+    user_error("{} does not fit the model: {}", printable(checkpoint.string()),
                fmt::join(problems, "; "));
   }
-  for (const OptimizedParameter& parameter : optimizer.parameters()) {
-    if (parameter.value.is_same(parameter.master)) continue;
-    model::read_into(masters, *masters.find(parameter.name), parameter.master);
-  }
-  optimizer.copy_masters_to_values();
-  for (const auto& [name, tensor] : moments_now) {
-    model::read_into(stored, *stored.find(name), tensor);
-  }
+  const auto read_master = [&](const std::string& name, const at::Tensor& into) {
+    model::read_into(masters, *masters.find(name), into);
+  };
+  const auto read_moment = [&](const std::string& name, const at::Tensor& into) {
+    const auto [file, info] = find(name);
+    model::read_into(*file, *info, into);
+  };
+  optimizer.restore(read_master, read_moment);
 }
 
 }  // namespace rwkv::trainer

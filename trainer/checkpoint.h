@@ -9,8 +9,8 @@
 
 #include "data/vocabulary.h"
 #include "model/language_model.h"
+#include "trainer/distributed/parallel_optimizer.h"
 #include "trainer/loss_scaler.h"
-#include "trainer/optimizer.h"
 
 namespace rwkv::trainer {
 
@@ -35,7 +35,8 @@ struct CheckpointState {
 
 /// Checkpoints of one run, folders FOLDER/step-NNNNNNNN:
 ///   model.safetensors                   weights (fp32 masters) by their released names
-///   optim-00000-of-00001.safetensors    NAME.exp_avg, NAME.exp_avg_sq
+///   optim-RRRRR-of-WWWWW.safetensors    NAME.exp_avg, NAME.exp_avg_sq: each parameter's in one of
+///                                       the files, which the W ranks of the run wrote
 ///   state.json, config.yaml             CheckpointState
 ///   vocab.json                          for character models
 ///   manifest.json                       written last: size and CRC-32C of every other file
@@ -46,9 +47,11 @@ class CheckpointStore {
   explicit CheckpointStore(std::filesystem::path folder) : folder_(std::move(folder)) {}
 
   /// Writes a checkpoint and then deletes older ones beyond `keep_last`, never the newest valid
-  /// one. Throws UserError when it cannot be written; checkpoints written before stay as they are.
-  void save(const CheckpointState& state, const Adam& optimizer, const data::Vocabulary* vocabulary,
-            int64_t keep_last) const;
+  /// one. All ranks write a part and must share the folder; the checkpoint appears under its name
+  /// when every part is on disk. Throws UserError on every rank when one of them cannot write;
+  /// checkpoints written before stay as they are.
+  void save(const CheckpointState& state, ParallelOptimizer& optimizer,
+            const data::Vocabulary* vocabulary, int64_t keep_last) const;
 
   /// The newest folder whose files agree with its manifest. Damaged ones are skipped with a warning
   /// and kept. Throws UserError when there are checkpoints but none is valid and
@@ -70,9 +73,9 @@ std::string checkpoint_damage(const std::filesystem::path& checkpoint);
 
 CheckpointState read_checkpoint_state(const std::filesystem::path& checkpoint);
 
-/// Restores weights and moments. Throws UserError listing every tensor that is missing or has
-/// another shape.
+/// Restores weights and moments, whatever the number of ranks that wrote them. Throws UserError
+/// listing every tensor that is missing or has another shape.
 void load_checkpoint(const std::filesystem::path& checkpoint, model::LanguageModel& model,
-                     Adam& optimizer);
+                     ParallelOptimizer& optimizer);
 
 }  // namespace rwkv::trainer

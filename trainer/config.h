@@ -10,6 +10,7 @@
 
 #include "data/sampler.h"
 #include "model/model_config.h"
+#include "trainer/config_distributed.h"
 #include "trainer/config_names.h"
 #include "trainer/config_schedule.h"
 
@@ -45,6 +46,7 @@ struct DataConfig {
   std::string path;
   std::string dtype;
   std::string vocab_file;
+  std::string loss_mask;
   int64_t train_tokens = 0;
   int64_t train_bytes = 0;
   SamplerKind sampler = SamplerKind::kRandom;
@@ -66,6 +68,8 @@ struct DataConfig {
            "raw: type of the numbers, little endian");
     v.path("vocab_file", self.vocab_file,
            "characters: vocab.json to read, or to write when it is missing");
+    v.path("loss_mask", self.loss_mask,
+           "file with one byte (or .npy number) a token of path: 1 = learn it, 0 = only read it");
     v.count("train_tokens", self.train_tokens, 0, kMaxCount,
             "the first N tokens train; 0 = all but the tail");
     v.count("train_bytes", self.train_bytes, 0, kMaxCount,
@@ -127,7 +131,7 @@ struct TrainConfig {
   std::string init_from;
   bool init_partial = false;
 
-  /// Samples per step on one device.
+  /// Samples per step, over all ranks.
   [[nodiscard]] int64_t real_bsz() const { return micro_bsz * grad_accum; }
 
   bool operator==(const TrainConfig&) const = default;
@@ -137,8 +141,9 @@ struct TrainConfig {
     v.path("out_dir", self.out_dir, "folder of checkpoints and logs");
     v.integer("seed", self.seed, 0, INT64_MAX, "seed of weights and random windows");
     v.integer("ctx_len", self.ctx_len, 1, 1048576, "tokens per window T");
-    v.integer("micro_bsz", self.micro_bsz, 1, 65536, "windows per forward pass");
-    v.integer("grad_accum", self.grad_accum, 1, 65536, "forward passes per step");
+    v.integer("micro_bsz", self.micro_bsz, 1, 65536, "windows per forward pass, at most");
+    v.integer("grad_accum", self.grad_accum, 1, 65536,
+              "a step has micro_bsz * grad_accum windows, whatever the number of ranks");
     v.count("max_steps", self.max_steps, 0, kMaxCount, "stop after N steps; 0 = no limit by steps");
     v.count("max_tokens", self.max_tokens, 0, kMaxCount,
             "stop after N tokens; 0 = no limit by tokens");
@@ -211,6 +216,7 @@ struct OptimizerConfig {
 struct ValidationConfig {
   int64_t every = 0;
   std::string path;
+  std::string loss_mask;
   int64_t tokens = 0;
   int64_t bytes = 0;
   int64_t tail_tokens = 0;
@@ -229,6 +235,7 @@ struct ValidationConfig {
   static void visit(Self& self, Visitor& v) {
     v.count("every", self.every, 0, kMaxCount, "each N steps; 0 = only at the end");
     v.path("path", self.path, "a file of its own, of the kind of data.path");
+    v.path("loss_mask", self.loss_mask, "data.loss_mask for validation.path");
     v.count("tokens", self.tokens, 0, kMaxCount, "the N tokens that follow the training part");
     v.count("bytes", self.bytes, 0, kMaxCount, "text: the N bytes that follow the training part");
     v.count("tail_tokens", self.tail_tokens, 0, kMaxCount, "the last N tokens of data.path");
@@ -285,6 +292,7 @@ struct RunConfig {
   ValidationConfig validation;
   SampleConfig sample;
   CheckpointConfig checkpoint;
+  DistributedConfig distributed;
 
   /// Keys of section `model` that the file or --set named, e.g. "model.n_layer": with
   /// train.init_from they must agree with the weights, and the others come from them.
@@ -294,7 +302,7 @@ struct RunConfig {
   friend bool operator==(const RunConfig& a, const RunConfig& b) {
     const auto settings = [](const RunConfig& c) {
       return std::tie(c.model, c.data, c.train, c.optimizer, c.schedule, c.validation, c.sample,
-                      c.checkpoint);
+                      c.checkpoint, c.distributed);
     };
     return settings(a) == settings(b);
   }
@@ -309,6 +317,7 @@ struct RunConfig {
     v.section("validation", self.validation);
     v.section("sample", self.sample);
     v.section("checkpoint", self.checkpoint);
+    v.section("distributed", self.distributed);
   }
 };
 

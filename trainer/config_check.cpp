@@ -78,6 +78,8 @@ void Check::data() {
           "missing; qa_mask mixes the questions with this text");
   require(data.qa_mask > 0 || data.general_path.empty(), {"data.general_path", "data.qa_mask"},
           "only qa_mask 1 and 2 read it; remove it");
+  require(data.qa_mask == 0 || data.loss_mask.empty(), {"data.loss_mask", "data.qa_mask"},
+          "qa_mask makes a mask of its own; use one of the two");
 }
 
 void Check::train() {
@@ -206,6 +208,9 @@ void Check::validation() {
   }
   require(validation.every == 0 || validation.enabled(), {"validation.every", "validation.path"},
           "there is no text to validate on; set validation.path or validation.tail");
+  require(validation.loss_mask.empty() || !validation.path.empty(),
+          {"validation.loss_mask", "validation.path"},
+          "belongs to validation.path; for a part of data.path data.loss_mask holds it already");
   require(validation.tokens == 0 || data.train_tokens > 0,
           {"validation.tokens", "data.train_tokens"},
           "follows data.train_tokens; set that as well");

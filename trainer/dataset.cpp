@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "data/base/error.h"
+#include "data/loss_mask.h"
 #include "data/text_dataset.h"
 
 namespace rwkv::trainer {
@@ -19,7 +20,7 @@ using Source = std::shared_ptr<const data::TokenSource>;
 data::SourceSpec spec_of(const DataConfig& config, const std::string& path) {
   data::SourceSpec spec;
   spec.path = path;
-  spec.kind = data::parse_source_kind(name_of(kDataKindNames, config.kind), "data.kind: ");
+  spec.kind = data::parse_source_kind(name_of(kDataKindNames, config.kind), "data.kind");
   spec.dtype = config.dtype;
   // A vocabulary that does not exist yet is made from the text and written below.
   if (!config.vocab_file.empty() && fs::exists(config.vocab_file))
@@ -32,9 +33,16 @@ struct Split {
   Source validation;
 };
 
+/// Where the parts of a file end; validation begins where training ends.
+struct Cut {
+  int64_t train_end = 0;
+  int64_t validation_end = 0;
+  bool validates = false;
+};
+
 /// The first part trains, what follows validates (train_tokens or train_bytes), or the tail
 /// validates.
-Split split(const Source& all, const RunConfig& config) {
+Cut cut_of(const Source& all, const RunConfig& config) {
   const DataConfig& d = config.data;
   const ValidationConfig& v = config.validation;
   const int64_t size = all->size();
@@ -55,12 +63,39 @@ Split split(const Source& all, const RunConfig& config) {
         "configuration; lower data.train_* or validation.*",
         all->name(), size, train_end, tail > 0 ? tail : validation_end - train_end);
   }
+  return {.train_end = train_end,
+          .validation_end = tail > 0 ? size : validation_end,
+          .validates = v.tokens > 0 || v.bytes > 0 || tail > 0};
+}
+
+Split split(const Source& all, const Cut& cut) {
   Split parts;
-  parts.train = train_end == size ? all : Source(data::slice(all, 0, train_end));
-  if (v.tokens > 0 || v.bytes > 0 || tail > 0) {
-    parts.validation = data::slice(all, train_end, tail > 0 ? size : validation_end);
-  }
+  parts.train = cut.train_end == all->size() ? all : Source(data::slice(all, 0, cut.train_end));
+  if (cut.validates) parts.validation = data::slice(all, cut.train_end, cut.validation_end);
   return parts;
+}
+
+/// Masks are cut as their texts are, and are part of what a run is trained on.
+void open_loss_masks(const RunConfig& config, const data::TokenSource& all, const Cut& cut,
+                     Dataset& set) {
+  if (!config.data.loss_mask.empty()) {
+    const Source mask = data::open_loss_mask(config.data.loss_mask, all, "data.loss_mask");
+    const Split parts = split(mask, cut);
+    set.loss_mask = parts.train;
+    set.validation_loss_mask = parts.validation;
+    set.fingerprint = fmt::format("{}+{}", set.fingerprint, mask->fingerprint());
+  }
+  if (!config.validation.loss_mask.empty()) {
+    set.validation_loss_mask =
+        data::open_loss_mask(config.validation.loss_mask, *set.validation, "validation.loss_mask");
+  } else if (!config.validation.path.empty()) {
+    set.validation_loss_mask = nullptr;
+  }
+  // The learned tokens may be longer or shorter than the average; only bytes are always one byte.
+  if (set.loss_mask && set.train_bytes_per_token != 1.0) set.train_bytes_per_token.reset();
+  if (set.validation_loss_mask && set.validation_bytes_per_token != 1.0) {
+    set.validation_bytes_per_token.reset();
+  }
 }
 
 /// Bytes of UTF-8 behind the tokens of a character source, on average.
@@ -154,7 +189,8 @@ int64_t choose_vocab_size(const RunConfig& config, const data::TokenSource& sour
 Dataset open_dataset(const RunConfig& config) {
   const DataConfig& d = config.data;
   const Source all = data::open_tokens(spec_of(d, d.path));
-  const Split parts = split(all, config);
+  const Cut cut = cut_of(all, config);
+  const Split parts = split(all, cut);
   data::check_tail_allowed(d.magic_prime, parts.validation ? parts.validation->size() : 0,
                            "data.magic_prime");
   Dataset set;
@@ -188,6 +224,7 @@ Dataset open_dataset(const RunConfig& config) {
     set.train_bytes_per_token = 1.0;
     set.validation_bytes_per_token = 1.0;
   }
+  open_loss_masks(config, *all, cut, set);
   const int64_t least = config.train.ctx_len + 2;
   if (set.train->size() < least || (set.validation && set.validation->size() < least)) {
     user_error(

@@ -18,7 +18,9 @@ struct Dataset {
   std::shared_ptr<const data::TokenSource> train;
   std::shared_ptr<const data::TokenSource> validation;  // null when nothing is held out
   std::shared_ptr<const data::TokenSource> general;     // with data.qa_mask, the text mixed in
-  std::shared_ptr<const data::Vocabulary> vocabulary;   // null for ready-made tokens
+  // Which tokens of `train` and `validation` are learned (data/loss_mask.h); null: all of them.
+  std::shared_ptr<const data::TokenSource> loss_mask, validation_loss_mask;
+  std::shared_ptr<const data::Vocabulary> vocabulary;  // null for ready-made tokens
   std::unique_ptr<const data::Sampler> sampler;
   std::unique_ptr<const data::QaMixture> qa_mixture;  // with data.qa_mask: draws the samples
   int64_t vocab_size = 0;

@@ -5,24 +5,36 @@
 #include <algorithm>
 #include <vector>
 
+#include "data/base/error.h"
 #include "data/batch_loader.h"
+#include "data/loss_mask.h"
 
 namespace rwkv::trainer {
 namespace {
 
+struct WeightedSum {
+  double loss = 0;
+  double weight = 0;
+};
+
 /// Sum of the cross entropy of `targets`, in double: windows of a batch weigh the same whatever its
-/// size.
-double sum_of_loss(model::LanguageModel& model, const at::Tensor& inputs,
-                   const at::Tensor& targets) {
+/// size. `weights` (may be undefined) are those of the targets.
+WeightedSum sum_of_loss(model::LanguageModel& model, const at::Tensor& inputs,
+                        const at::Tensor& targets, const at::Tensor& weights) {
   const at::Device device = model.parameters().front().device();
   const at::Tensor logits = model.forward(inputs.to(device));
   const auto math = logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const at::Tensor log_p = at::log_softmax(logits, -1, math);
-  return -log_p.gather(-1, targets.to(device).unsqueeze(-1)).sum(at::kDouble).item<double>();
+  at::Tensor loss = -log_p.gather(-1, targets.to(device).unsqueeze(-1)).squeeze(-1);
+  if (weights.defined()) loss = loss * weights.to(device);
+  return {.loss = loss.sum(at::kDouble).item<double>(),
+          .weight = weights.defined() ? weights.sum(at::kDouble).item<double>()
+                                      : static_cast<double>(targets.numel())};
 }
 
-std::span<int64_t> span_of(const at::Tensor& ids) {
-  return {ids.mutable_data_ptr<int64_t>(), static_cast<size_t>(ids.numel())};
+template <typename T>
+std::span<T> span_of(const at::Tensor& tensor) {
+  return {tensor.mutable_data_ptr<T>(), static_cast<size_t>(tensor.numel())};
 }
 
 }  // namespace
@@ -36,19 +48,35 @@ double validation_loss(model::LanguageModel& model, const data::TokenSource& tex
   const std::vector<int64_t> offsets = data::validation_offsets(
       text.size(), plan.ctx_len, "validation: " + text.name(), plan.windows);
   const auto n = static_cast<int64_t>(offsets.size());
-  double sum = 0;
-  for (int64_t first = 0; first < n; first += plan.micro_bsz) {
+  WeightedSum sum;
+  for (int64_t first = plan.rank * plan.micro_bsz; first < n;
+       first += plan.world_size * plan.micro_bsz) {
     const int64_t rows = std::min(plan.micro_bsz, n - first);
     const at::Tensor inputs = at::empty({rows, plan.ctx_len}, at::kLong);
     const at::Tensor targets = at::empty_like(inputs);
     const auto windows =
         std::span(offsets).subspan(static_cast<size_t>(first), static_cast<size_t>(rows));
-    data::fill_windows(text, windows, plan.ctx_len, span_of(inputs), span_of(targets),
-                       model.config().vocab_size);
-    sum += sum_of_loss(model, inputs, targets);
+    data::fill_windows(text, windows, plan.ctx_len, span_of<int64_t>(inputs),
+                       span_of<int64_t>(targets), model.config().vocab_size);
+    at::Tensor weights;
+    if (plan.loss_mask != nullptr) {
+      weights = at::empty({rows, plan.ctx_len}, at::kFloat);
+      data::fill_loss_mask(*plan.loss_mask, windows, plan.ctx_len, span_of<float>(weights));
+    }
+    const WeightedSum part = sum_of_loss(model, inputs, targets, weights);
+    sum.loss += part.loss;
+    sum.weight += part.weight;
     if (on_progress) on_progress(first + rows, n);
   }
-  return sum / static_cast<double>(n * plan.ctx_len);
+  sum.loss = plan.sum_over_ranks(sum.loss);
+  sum.weight = plan.sum_over_ranks(sum.weight);
+  if (sum.weight == 0) {
+    user_error(
+        "validation: none of the {} windows of {} holds a token that its loss mask counts; raise "
+        "validation.windows or use another text",
+        n, text.name());
+  }
+  return sum.loss / sum.weight;
 }
 
 }  // namespace rwkv::trainer

@@ -80,6 +80,7 @@ void MetricsLog::write(const StepMetrics& metrics) {
   entry["grad_norm"] = metrics.grad_norm;
   entry["tokens_per_s"] = std::round(metrics.tokens_per_s * 10) / 10;
   if (metrics.mfu) entry["mfu"] = std::round(*metrics.mfu * 1e4) / 1e4;
+  if (metrics.wait_s) entry["wait_s"] = std::round(*metrics.wait_s * 1e6) / 1e6;
   if (metrics.skipped) entry["skipped"] = true;
   write_entry(entry, "train");
 }

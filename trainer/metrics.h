@@ -25,7 +25,8 @@ struct StepMetrics {
   double grad_norm = 0;  // before clipping
   double tokens_per_s = 0;
   std::optional<double> mfu;  // matrix products per second / what the machine reaches in them alone
-  bool skipped = false;       // true when the update was skipped as not finite
+  std::optional<double> wait_s;  // of several ranks: rank 0's wait for the sums of gradients
+  bool skipped = false;          // true when the update was skipped as not finite
 };
 
 /// Figures of one validation pass.

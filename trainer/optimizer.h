@@ -5,6 +5,7 @@
 #include <array>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "trainer/config.h"
@@ -55,6 +56,10 @@ class Adam {
   /// gradients. Does nothing for fp32 parameters, whose own gradients are such sums.
   void accumulate_gradients();
 
+  /// Takes `gradient` (shaped like parameter i, any float type, read at the next step and then
+  /// forgotten) instead of what the module's own parameter holds.
+  void set_gradient(size_t i, at::Tensor gradient) { gradient_sums_.at(i) = std::move(gradient); }
+
   /// The L2 norm over all gradients, accumulated in double; parameters without a gradient count as
   /// zero. Of gradients that were computed with a loss scale: times that scale.
   [[nodiscard]] double gradient_norm() const;
@@ -93,7 +98,7 @@ class Adam {
   std::vector<OptimizedParameter> parameters_;
   std::vector<Group> groups_;
   std::vector<at::Tensor> exp_avg_, exp_avg_sq_;
-  std::vector<at::Tensor> gradient_sums_;  // fp32; undefined where none was accumulated
+  std::vector<at::Tensor> gradient_sums_;  // undefined where none was accumulated or set
   double eps_;
   double grad_clip_;
   bool adam_w_mode_;

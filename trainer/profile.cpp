@@ -265,6 +265,22 @@ void StepProfile::write_trace() {
   start_ns_ += write_end_ns - write_start_ns;
 }
 
+std::vector<StepProfile::PartSeconds> StepProfile::parts_per_step() {
+  end_step();
+  Recorder& r = recorder();
+  const std::lock_guard lock(r.mutex);
+  r.parts.update(now_ns());
+  const auto per_step = [&](int64_t ns) {
+    return seconds(ns) / static_cast<double>(std::max<int64_t>(counted_, 1));
+  };
+  std::vector<PartSeconds> result;
+  for (const PartTimes::Part& part : r.parts.parts()) {
+    result.push_back({part.name, per_step(part.forward_ns), per_step(part.backward_ns),
+                      per_step(part.products_ns)});
+  }
+  return result;
+}
+
 std::string StepProfile::report() {
   end_step();
   if (trace_note_.empty()) write_trace();

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 namespace rwkv::trainer {
 
@@ -28,6 +29,14 @@ class StepProfile {
   /// To be called when a step begins; `step` counts from 1. The one before is over then, with all
   /// that came after it.
   void begin_step(int64_t step);
+
+  /// Seconds of a step in one of its parts; matrix products are a part of both.
+  struct PartSeconds {
+    std::string name;
+    double forward_s = 0, backward_s = 0, products_s = 0;
+  };
+  /// Ends the last step. The mean over the steps that count, in the order of the parts' first runs.
+  [[nodiscard]] std::vector<PartSeconds> parts_per_step();
 
   /// Ends the last step. The tables, and where the trace lies; writes it if the run was too short
   /// for that until now.

@@ -3,34 +3,30 @@
 #include <ATen/record_function.h>
 #include <spdlog/spdlog.h>
 #include <torch/torch.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <utility>
 
 #include "data/base/error.h"
 #include "data/counter_rng.h"
 #include "model/factory.h"
-#include "model/generate.h"
 #include "model/init.h"
 #include "model/precision.h"
 #include "model/weights.h"
 #include "trainer/batch.h"
 #include "trainer/config_fields.h"
-#include "trainer/evaluate.h"
-#include "trainer/flops.h"
+#include "trainer/distributed/agreement.h"
+#include "trainer/distributed/bucket_layout.h"
 #include "trainer/initial_weights.h"
 #include "trainer/loss.h"
-#include "trainer/machine_speed.h"
+#include "trainer/machine_facts.h"
+#include "trainer/plan.h"
 #include "trainer/signal.h"
 #include "trainer/version.h"
 
 namespace rwkv::trainer {
 namespace {
-
-bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
 
 std::shared_ptr<model::LanguageModel> new_model(const RunConfig& config, double first_lr) {
   auto model = model::build_model(config.model);
@@ -42,8 +38,8 @@ std::shared_ptr<model::LanguageModel> new_model(const RunConfig& config, double 
 
 /// Moves the float32 `model` to where and what it computes in; the optimizer keeps what its
 /// rounding to 16 bits would lose.
-std::unique_ptr<Adam> new_optimizer(model::LanguageModel& model, const RunConfig& config,
-                                    const Compute& compute) {
+std::unique_ptr<ParallelOptimizer> new_optimizer(model::LanguageModel& model, RankGroup& group,
+                                                 const RunConfig& config, const Compute& compute) {
   std::vector<OptimizedParameter> parameters;
   for (const auto& entry : model.named_parameters()) {
     OptimizedParameter parameter{entry.key(), entry.value()};
@@ -56,7 +52,8 @@ std::unique_ptr<Adam> new_optimizer(model::LanguageModel& model, const RunConfig
   }
   model::convert_parameters(model, compute.dtype, compute.device);
   assign_groups(parameters, config.optimizer, config.train.stage);
-  return std::make_unique<Adam>(std::move(parameters), config.optimizer);
+  return std::make_unique<ParallelOptimizer>(group, std::move(parameters), config.optimizer,
+                                             config.distributed);
 }
 
 /// A prompt that cannot be read is an error now, not when the first sample is due.
@@ -67,17 +64,28 @@ void check_prompt(const SampleConfig& sample, const data::Vocabulary* vocabulary
   }
 }
 
-/// Rewrites one line of the terminal; silent where the output is no terminal.
-void show_validation_progress(int64_t done, int64_t all) {
-  if (::isatty(STDERR_FILENO) != 1) return;
-  std::fprintf(stderr, done < all ? "\rvalidating: %lld of %lld windows\x1b[K" : "\r\x1b[K",
-               static_cast<long long>(done), static_cast<long long>(all));
+/// Allocating more than there is takes a minute of paging before the kernel ends the process.
+void warn_of_memory(const RunConfig& config) {
+  if (config.train.device != "cpu" || config.train.stage == 1) return;
+  const int64_t memory = read_memory("/").usable_total();
+  const std::string warning = memory > 0 ? check_memory(config, static_cast<double>(memory)) : "";
+  if (!warning.empty()) spdlog::warn("{}", warning);
 }
 
-std::string type_name(at::ScalarType type) {
-  if (type == at::kFloat) return "fp32";
-  if (type == at::kBFloat16) return "bf16";
-  return type == at::kHalf ? "fp16" : c10::toString(type);
+/// The ranks of a run share a folder: one of them locks it, after all have agreed on its name.
+std::unique_ptr<RunLock> lock_folder(RankGroup& group, const RunConfig& config) {
+  agree_on_config(group, config);
+  check_world_size(config, group.world_size());
+  if (!group.is_main()) return nullptr;
+  return std::make_unique<RunLock>(config.train.out_dir);
+}
+
+/// Rank 0 goes first: it may write the vocabulary that the others read.
+Dataset open_data(RankGroup& group, const RunConfig& config) {
+  Dataset data;
+  group.main_first("the opening of the data", [&] { data = open_dataset(config); });
+  agree_on(group, "data.path", data.fingerprint, "give all ranks the same file");
+  return data;
 }
 
 int64_t count_parameters(model::LanguageModel& model) {
@@ -94,15 +102,17 @@ bool Trainer::BatchResult::finite() const {
 
 Trainer::Trainer(RunConfig config, TrainOptions options)
     : config_(with_sizes_of_initial_weights(std::move(config))),
-      options_(options),
-      lock_(config_.train.out_dir),
-      data_(open_dataset(config_)),
-      compute_(set_up_compute(config_.train)),
+      options_(std::move(options)),
+      group_(options_.group),
+      lock_(lock_folder(*group_, config_)),
+      data_(open_data(*group_, config_)),
+      compute_(set_up_compute(config_.train, group_->local_rank(), group_->local_world_size())),
       schedule_(config_.schedule, config_.optimizer, config_.train.ctx_len,
                 config_.train.real_bsz(),
                 mini_epochs(config_.train, data_.scheduled_samples(config_.data))) {
   check_prompt(config_.sample, data_.vocabulary.get());
   config_.model.vocab_size = data_.vocab_size;
+  warn_of_memory(config_);
   model_ = new_model(config_, schedule_.lr_init());
   freeze(*model_, config_.optimizer.freeze);
   const auto checkpoint = find_checkpoint();
@@ -110,27 +120,35 @@ Trainer::Trainer(RunConfig config, TrainOptions options)
     check_initial_vocabulary(config_, data_.vocabulary.get());
     load_initial_weights(config_, *model_);
   }
-  optimizer_ = new_optimizer(*model_, config_, compute_);
+  if (compute_.device.is_cuda()) group_->use_cuda(compute_.device);
+  optimizer_ = new_optimizer(*model_, *group_, config_, compute_);
   if (config_.train.precision == Precision::kFp16) {
     loss_scaler_ = {.scale = config_.train.loss_scale, .enabled = true};
   }
   last_betas_ = schedule_now().betas;
   if (checkpoint) resume(*checkpoint);
-  spdlog::info("{} L{} C{} V{}: {:.2f}M parameters, {} on {}; {} training tokens; {} threads",
+  agree_on(*group_, "the weights at the start", weights_hash(*model_),
+           "start all ranks with the same program, files and kind of machine");
+  spdlog::info("{} L{} C{} V{}: {:.2f}M parameters, {} on {}; {} training tokens; {}{} threads",
                config_.model.arch, config_.model.n_layer, config_.model.n_embd,
                config_.model.vocab_size, static_cast<double>(count_parameters(*model_)) / 1e6,
                name_of(kPrecisionNames, config_.train.precision), config_.train.device,
-               data_.train->size(), at::get_num_threads());
+               data_.train->size(),
+               group_->is_alone() ? "" : fmt::format("{} ranks of ", group_->world_size()),
+               at::get_num_threads());
 }
 
 ExitCode Trainer::run() {
   if (config_.train.stage == 1) return write_initial_weights();
   const StopSignals signals;
-  metrics_.emplace(config_.train.out_dir, progress_.step, config_.train.tensorboard);
-  RunRecord record(config_.train.out_dir, session_start(), progress_.step);
+  std::optional<RunRecord> record;
+  if (is_main()) {
+    metrics_.emplace(config_.train.out_dir, progress_.step, config_.train.tensorboard);
+    record.emplace(config_.train.out_dir, session_start(), progress_.step);
+  }
   progress_line_.emplace(total_steps());
-  if (!done()) measure_products();
-  if (options_.profile) {
+  if (!done() && is_main()) measure_products();
+  if (options_.profile && is_main()) {
     profile_.emplace(std::filesystem::path(config_.train.out_dir) / "trace.json");
   }
   const int64_t first_step = progress_.step;
@@ -138,15 +156,16 @@ ExitCode Trainer::run() {
   try {
     stopped = train();
   } catch (const UserError&) {
-    save_what_is_trained();
+    // One rank of several has the others' agreement to nothing: they go on from the last save.
+    if (group_->is_alone()) save_what_is_trained();
     throw;
   }
   if (stopped) {
     report_profile();
     save();
-    record.end(fmt::format("stopped by signal {}", StopSignals::requested()));
+    if (record) record->end(fmt::format("stopped by signal {}", stop_signal_));
     spdlog::warn("stopped by signal {} after step {}; the same command goes on from there",
-                 StopSignals::requested(), progress_.step);
+                 stop_signal_, progress_.step);
     return kStoppedBySignal;
   }
   if (progress_.step == first_step && first_step > 0) {
@@ -154,7 +173,7 @@ ExitCode Trainer::run() {
                  printable(config_.train.out_dir), progress_.step);
   }
   finish(/*trained=*/progress_.step > first_step);
-  record.end("finished");
+  if (record) record->end("finished");
   return kFinished;
 }
 
@@ -168,7 +187,7 @@ ExitCode Trainer::write_initial_weights() {
         printable(folder.string()), progress_.step);
   }
   const std::filesystem::path path = folder / "rwkv-init.pth";
-  model::save_pth(*model_, path);
+  if (is_main()) model::save_pth(*model_, path);
   spdlog::info("wrote {}; train it with train.init_from: {} and train.stage: 2 or 3", path.string(),
                path.string());
   return kFinished;
@@ -176,6 +195,8 @@ ExitCode Trainer::write_initial_weights() {
 
 bool Trainer::train() {
   while (!done()) {
+    group_->at_step(progress_.step + 1);
+    if (options_.before_step) options_.before_step(*this);
     if (profile_) profile_->begin_step(progress_.step + 1);
     step_start_ = std::chrono::steady_clock::now();
     const SchedulePoint now = schedule_now();
@@ -190,7 +211,8 @@ bool Trainer::train() {
     progress_.tokens += real_bsz(now) * config_.train.ctx_len;
     log_step(now, result);
     after_step();
-    if (StopSignals::requested() != 0) return true;
+    stop_signal_ = group_->is_alone() ? StopSignals::requested() : result.stop_signal;
+    if (stop_signal_ != 0) return true;
   }
   return false;
 }
@@ -247,26 +269,48 @@ report::SessionStart Trainer::session_start() const {
 }
 
 Trainer::BatchResult Trainer::forward_backward(int64_t real_bsz) {
+  const double own_loss = run_passes(real_bsz, /*send=*/true);
+  const std::array<double, 2> own = {own_loss, static_cast<double>(StopSignals::requested())};
+  BatchResult result;
+  const std::vector<double> all = group_->gather(own);
+  for (size_t i = 0; i < all.size(); i += own.size()) {
+    result.loss += all[i];
+    if (!std::isfinite(all[i]) && result.first_bad_rank < 0) {
+      result.first_bad_rank = static_cast<int64_t>(i / own.size());
+    }
+    if (result.stop_signal == 0) result.stop_signal = static_cast<int>(all[i + 1]);
+  }
+  result.grad_norm = optimizer_->gradient_norm() / loss_scaler_.scale;
+  step_waited_s_ = optimizer_->waited_s();
+  return result;
+}
+
+double Trainer::run_passes(int64_t real_bsz, bool send) {
   const TrainConfig& t = config_.train;
-  const L2Wrap l2wrap{t.l2wrap, t.l2wrap_compat == L2WrapCompat::kV4neo};
-  const int64_t micro_batches = real_bsz / t.micro_bsz;
+  const int64_t own_rows = real_bsz / group_->world_size();
+  const int64_t first_row = progress_.samples + group_->rank() * own_rows;
+  const std::vector<PassRows> passes = split_into_passes(own_rows, t.micro_bsz);
   at::Tensor loss_sum = at::zeros({}, at::TensorOptions(compute_.device).dtype(at::kDouble));
-  for (int64_t i = 0; i < micro_batches; ++i) {
-    const auto first_ordinal = static_cast<uint64_t>(1 + progress_.samples + i * t.micro_bsz);
-    const Batch batch =
-        training_batch(data_, first_ordinal, t.micro_bsz, t.ctx_len, compute_.device);
+  for (const PassRows& pass : passes) {
+    const auto rows = static_cast<double>(pass.rows);
+    const auto first_ordinal = static_cast<uint64_t>(1 + first_row + pass.begin);
+    const Batch batch = training_batch(data_, first_ordinal, pass.rows, t.ctx_len, compute_.device);
     model_->training_options = {
         .grad_cp = t.grad_cp,
         .dropout = t.dropout,
         .dropout_seed = data::random_bits(static_cast<uint64_t>(t.seed), first_ordinal, 1)};
+    // The original's term is the same for each pass of micro_bsz windows; smaller ones share it.
+    const bool original = t.l2wrap_compat == L2WrapCompat::kV4neo;
+    const double share = original ? rows / static_cast<double>(t.micro_bsz) : 1;
+    const L2Wrap l2wrap{t.l2wrap * share, original};
     const at::Tensor loss =
         cross_entropy(model_->forward(batch.inputs), batch.targets, l2wrap, batch.mask);
-    (loss * (loss_scaler_.scale / static_cast<double>(micro_batches))).backward();
-    if (micro_batches > 1) optimizer_->accumulate_gradients();
-    loss_sum += loss.detach().to(at::kDouble) / static_cast<double>(micro_batches);
+    optimizer_->before_backward(/*last=*/send && &pass == &passes.back());
+    (loss * (loss_scaler_.scale * rows / static_cast<double>(real_bsz))).backward();
+    optimizer_->after_backward(std::ssize(passes));
+    loss_sum += loss.detach().to(at::kDouble) * rows / static_cast<double>(real_bsz);
   }
-  return {.loss = loss_sum.item<double>(),
-          .grad_norm = optimizer_->gradient_norm() / loss_scaler_.scale};
+  return loss_sum.item<double>();
 }
 
 void Trainer::update(const SchedulePoint& now, const BatchResult& result) {
@@ -294,9 +338,27 @@ bool Trainer::overflowed(const BatchResult& result) {
   return true;
 }
 
+std::string Trainer::place_of_nonfinite(const BatchResult& result) {
+  if (group_->is_alone()) {
+    const std::string parameter = optimizer_->first_nonfinite_gradient();
+    return parameter.empty() ? "no gradient" : "the gradient of " + parameter;
+  }
+  // The sums do not tell where it came from; each rank computes its own share again.
+  optimizer_->zero_grad();
+  run_passes(real_bsz(schedule_now()), /*send=*/false);
+  const auto names = group_->exchange("the search for what is not finite",
+                                      optimizer_->first_nonfinite_own_gradient());
+  const auto bad =
+      std::find_if(names.begin(), names.end(), [](const auto& n) { return !n.empty(); });
+  const int64_t rank = bad != names.end() ? bad - names.begin() : result.first_bad_rank;
+  if (rank < 0) return "the sum over the ranks, but no rank's own gradient,";
+  const std::string where = "on " + group_->name_of(rank);
+  return bad == names.end() ? "the loss " + where
+                            : fmt::format("the gradient of {} {}", *bad, where);
+}
+
 void Trainer::skip_or_stop(const BatchResult& result) {
-  const std::string parameter = optimizer_->first_nonfinite_gradient();
-  const std::string place = parameter.empty() ? "no gradient" : "the gradient of " + parameter;
+  const std::string place = place_of_nonfinite(result);
   const std::string text = fmt::format(
       "step {}: loss {}, gradient norm {}: {} is not finite; samples {}..{}; no update was made",
       progress_.step + 1, result.loss, result.grad_norm, place, progress_.samples + 1,
@@ -311,196 +373,6 @@ void Trainer::skip_or_stop(const BatchResult& result) {
   }
   ++skipped_in_row_;
   spdlog::error("{} (skip {} of {} in a row)", text, skipped_in_row_, config_.train.skip_nonfinite);
-}
-
-void Trainer::log_step(const SchedulePoint& now, const BatchResult& result) {
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - step_start_;
-  StepMetrics m;
-  m.step = progress_.step;
-  m.tokens = progress_.tokens;
-  m.loss = result.loss;
-  m.smoothed_loss = progress_.smoothed_loss != 0 ? progress_.smoothed_loss : result.loss;
-  m.bits_per_byte = bits_per_byte(m.smoothed_loss, data_.train_bytes_per_token);
-  if (data_.tokens_are_characters) m.bits_per_character = m.smoothed_loss / std::log(2.0);
-  m.lr = now.lr;
-  m.grad_norm = result.grad_norm;
-  m.tokens_per_s = static_cast<double>(real_bsz(now) * config_.train.ctx_len) / elapsed.count();
-  const auto mfu = [&] { return m.tokens_per_s * flops_per_token_ / product_flops_per_s_; };
-  // More than all: other programs were in the way when the yardstick was made.
-  if (mfu() > 1 && product_measurements_ < 3) measure_products();
-  // Products measured on a busy machine three times over leave no honest share to show.
-  if (mfu() <= 1) m.mfu = mfu();
-  m.skipped = !result.finite();
-  if (due(m.step, config_.train.log_every) || done()) metrics_->write(m);
-  progress_line_->show(m);
-}
-
-void Trainer::after_step() {
-  RECORD_USER_SCOPE("rwkv::after_step");
-  data_.train->check_unchanged();
-  if (data_.general) data_.general->check_unchanged();
-  if (due(progress_.step, config_.validation.every)) validate();
-  if (due(progress_.step, config_.sample.every)) sample();
-  // The last checkpoint is intact; a disk that is full now may have room at the next save.
-  const auto try_to = [this](const char* what, const auto& write) {
-    try {
-      write();
-    } catch (const UserError& error) {
-      progress_line_->finish();
-      spdlog::error("{} at step {} failed: {}; training goes on", what, progress_.step,
-                    error.what());
-    }
-  };
-  if (due(progress_.step, config_.checkpoint.pth_every))
-    try_to("rwkv-N.pth", [&] { export_pth(); });
-  if (due(progress_.step, config_.checkpoint.every)) try_to("checkpoint", [&] { save(); });
-}
-
-void Trainer::validate() {
-  if (!data_.validation || validated_step_ == progress_.step) return;
-  validated_step_ = progress_.step;
-  progress_line_->finish();
-  const ValidationConfig& v = config_.validation;
-  const int64_t micro_bsz = v.micro_bsz > 0 ? v.micro_bsz : config_.train.micro_bsz;
-  ValidationMetrics m;
-  m.step = progress_.step;
-  m.tokens = progress_.tokens;
-  const ValidationPlan plan{v.windows, config_.train.ctx_len, micro_bsz};
-  m.val_loss = validation_loss(*model_, *data_.validation, plan, show_validation_progress);
-  m.val_bits_per_byte = bits_per_byte(m.val_loss, data_.validation_bytes_per_token);
-  if (data_.tokens_are_characters) m.val_bits_per_character = m.val_loss / std::log(2.0);
-  metrics_->write(m);
-  std::string text = fmt::format("validation: loss {:.4f}", m.val_loss);
-  if (m.val_bits_per_character) {
-    text += fmt::format(", {:.3f} bits per character", *m.val_bits_per_character);
-  }
-  spdlog::info("{} after {:.2f}M tokens", text, static_cast<double>(m.tokens) / 1e6);
-  if (m.val_bits_per_byte) std::printf("validation: %.3f bits per byte\n", *m.val_bits_per_byte);
-  std::fflush(stdout);
-}
-
-void Trainer::sample() {
-  if (!data_.vocabulary) return;
-  progress_line_->finish();
-  const SampleConfig& s = config_.sample;
-  const model::GenerateOptions options{
-      .sampling = {.temperature = s.temperature, .top_p = s.top_p},
-      .tokens = s.tokens,
-      .seed = static_cast<uint64_t>(config_.train.seed) + static_cast<uint64_t>(progress_.step)};
-  model::State state;
-  const auto prompt = data_.vocabulary->encode(s.prompt);
-  const auto ids = model::generate(*model_, prompt, options, state, [](int64_t) { return true; });
-  const std::string text = data_.vocabulary->decode(ids);
-  std::printf("--- sample after step %lld ---\n%s\n---\n", static_cast<long long>(progress_.step),
-              text.c_str());
-  std::fflush(stdout);
-  metrics_->write(report::SampleText{progress_.step, s.prompt, text});
-}
-
-void Trainer::save() {
-  if (saved_step_ == progress_.step) return;
-  CheckpointState state;
-  state.progress = progress_;
-  state.optimizer_steps = optimizer_->steps();
-  state.last_betas = last_betas_;
-  state.loss_scaler = loss_scaler_;
-  state.config_yaml = dump_yaml(config_);
-  state.data_fingerprint = data_.fingerprint;
-  CheckpointStore(config_.train.out_dir)
-      .save(state, *optimizer_, data_.vocabulary.get(), config_.checkpoint.keep_last);
-  saved_step_ = progress_.step;
-}
-
-std::filesystem::path Trainer::pth_path() const {
-  const bool staged = config_.train.stage > 0;
-  const int64_t number = staged ? progress_.samples / data::kSamplesPerEpoch : progress_.step;
-  return std::filesystem::path(config_.train.out_dir) / ("rwkv-" + std::to_string(number) + ".pth");
-}
-
-void Trainer::export_pth() {
-  const std::filesystem::path path = pth_path();
-  model::save_pth(*model_, path);
-  progress_line_->finish();
-  spdlog::info("wrote {}", path.string());
-  if (config_.model.head_qk_reduce == model::HeadQkReduce::kMax) {
-    spdlog::warn("{} cannot say head_qk_reduce: max; programs that read it will sum",
-                 path.string());
-  }
-}
-
-void Trainer::report_profile() {
-  progress_line_->finish();
-  if (!profile_) return;
-  std::fputs(profile_->report().c_str(), stdout);
-  std::fflush(stdout);
-  profile_.reset();
-}
-
-void Trainer::finish(bool trained) {
-  report_profile();
-  save();
-  if (config_.checkpoint.export_pth && (trained || !std::filesystem::exists(pth_path())))
-    export_pth();
-  validate();
-}
-
-/// The yardstick of StepMetrics::mfu, in the type and with the threads that training uses.
-void Trainer::measure_products() {
-  constexpr double kBudgetS = 0.15;
-  const at::Tensor weight = model_->named_parameters()["head.weight"];
-  const ProductRate rate =
-      trainer::measure_products(weight.scalar_type(), weight.device(), kBudgetS);
-  flops_per_token_ = model_flops_per_token(*model_, config_.train.ctx_len);
-  product_flops_per_s_ = std::max(product_flops_per_s_, rate.flops_per_s);
-  ++product_measurements_;
-  progress_line_->finish();
-  spdlog::info("matrix products in {}: {:.0f} GFLOP/s (size {}); a token takes {:.4f} GFLOP",
-               type_name(weight.scalar_type()), rate.flops_per_s / 1e9, rate.size,
-               flops_per_token_ / 1e9);
-}
-
-std::optional<std::filesystem::path> Trainer::find_checkpoint() const {
-  const CheckpointStore store(config_.train.out_dir);
-  store.remove_leftovers();
-  return store.newest_valid(/*damaged_is_error=*/!options_.from_scratch);
-}
-
-void Trainer::resume(const std::filesystem::path& checkpoint) {
-  const CheckpointState state = read_checkpoint_state(checkpoint);
-  check_resumed(state);
-  load_checkpoint(checkpoint, *model_, *optimizer_);
-  optimizer_->set_steps(state.optimizer_steps);
-  progress_ = state.progress;
-  saved_step_ = progress_.step;
-  last_betas_ = state.last_betas;
-  if (loss_scaler_.enabled && state.loss_scaler.enabled) loss_scaler_ = state.loss_scaler;
-  spdlog::info("going on from {} (step {}, {} tokens)", checkpoint.string(), progress_.step,
-               progress_.tokens);
-}
-
-void Trainer::check_resumed(const CheckpointState& state) const {
-  RunConfig before = parse_run_config(state.config_yaml, "config.yaml of the checkpoint");
-  for (const Difference& d : differences(before, config_)) {
-    const bool fixed =
-        d.key.starts_with("model.") || d.key == "train.ctx_len" || d.key == "train.seed" ||
-        d.key == "optimizer.freeze" ||
-        (d.key.starts_with("data.") && d.key != "data.path" && d.key != "data.general_path");
-    if (fixed) {
-      user_error(
-          "{}: the checkpoint in {} was trained with {}, the configuration says {}; set it back, "
-          "or "
-          "choose another train.out_dir",
-          d.key, config_.train.out_dir, d.old_value, d.new_value);
-    }
-    spdlog::info("{} changed since the checkpoint: {} -> {}", d.key, d.old_value, d.new_value);
-  }
-  if (state.data_fingerprint != data_.fingerprint && !options_.allow_data_change) {
-    user_error(
-        "data.path: {} is not the file that the checkpoint was trained on (fingerprint {}, then "
-        "{}); "
-        "put that file back, or go on with --allow-data-change",
-        printable(config_.data.path), data_.fingerprint, state.data_fingerprint);
-  }
 }
 
 }  // namespace rwkv::trainer

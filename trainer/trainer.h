@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,10 +12,11 @@
 #include "trainer/compute.h"
 #include "trainer/config.h"
 #include "trainer/dataset.h"
+#include "trainer/distributed/parallel_optimizer.h"
+#include "trainer/distributed/rank_group.h"
 #include "trainer/exit_code.h"
 #include "trainer/loss_scaler.h"
 #include "trainer/metrics.h"
-#include "trainer/optimizer.h"
 #include "trainer/profile.h"
 #include "trainer/run_lock.h"
 #include "trainer/run_record.h"
@@ -22,18 +24,25 @@
 
 namespace rwkv::trainer {
 
+class Trainer;
+
 /// What the command line says beside the configuration.
 struct TrainOptions {
   bool from_scratch = false;       // start over although the folder holds damaged checkpoints only
   bool allow_data_change = false;  // resume on another training file
   bool profile = false;            // measure where the time goes (trainer/profile.h)
+  std::shared_ptr<RankGroup> group = std::make_shared<RankGroup>();  // who trains together
+  std::function<void(Trainer&)> before_step;  // called before each step; may be empty
 };
 
-/// A training run: one configuration, one folder, one process.
+/// A training run: one configuration, one folder, one process or several that make the same
+/// updates.
 ///
 /// The state of a run is (weights, moments, Progress); everything else is a function of the
 /// configuration and the position. So N steps equal k steps, a restart and N - k steps, to the last
-/// bit on the same machine.
+/// bit on the same machine with the same number of processes.
+///
+/// With several, all call the same functions in the same order; rank 0 also shows and writes.
 class Trainer {
  public:
   /// Opens data, model and folder, and restores the newest valid checkpoint. Throws UserError.
@@ -53,10 +62,12 @@ class Trainer {
   /// A file that went bad in mid-run must not cost the steps since the last checkpoint.
   void save_what_is_trained();
 
-  /// Sums over the micro-batches of one step.
+  /// Of one step, the same on all ranks.
   struct BatchResult {
-    double loss = 0;
+    double loss = 0;  // mean over the whole batch
     double grad_norm = 0;
+    int stop_signal = 0;          // that some rank got, or 0
+    int64_t first_bad_rank = -1;  // whose loss is not finite
     [[nodiscard]] bool finite() const;
   };
 
@@ -71,6 +82,11 @@ class Trainer {
   [[nodiscard]] report::SessionStart session_start() const;
 
   BatchResult forward_backward(int64_t real_bsz);
+  /// This rank's share of the batch: its part of the mean loss. With `send`, gradients travel.
+  double run_passes(int64_t real_bsz, bool send);
+  /// "the gradient of NAME", with the rank where there are several; "no gradient".
+  std::string place_of_nonfinite(const BatchResult& result);
+  [[nodiscard]] bool is_main() const { return group_->is_main(); }
   void update(const SchedulePoint& now, const BatchResult& result);
   bool overflowed(const BatchResult& result);
   void skip_or_stop(const BatchResult& result);
@@ -86,10 +102,11 @@ class Trainer {
 
   RunConfig config_;
   TrainOptions options_;
-  RunLock lock_;
+  std::shared_ptr<RankGroup> group_;
+  std::unique_ptr<RunLock> lock_;  // held by rank 0 alone
   Dataset data_;
   std::shared_ptr<model::LanguageModel> model_;
-  std::unique_ptr<Adam> optimizer_;
+  std::unique_ptr<ParallelOptimizer> optimizer_;
   Compute compute_;
   Schedule schedule_;
   LossScaler loss_scaler_;
@@ -100,8 +117,10 @@ class Trainer {
   double flops_per_token_ = 0;      // of matrix products (trainer/flops.h)
   double product_flops_per_s_ = 0;  // what this machine reaches in them
   int product_measurements_ = 0;
+  int stop_signal_ = 0;
   std::chrono::steady_clock::time_point step_start_;
   std::array<double, 2> last_betas_{};
+  double step_waited_s_ = 0;  // for the sums of gradients, in this step
   int64_t skipped_in_row_ = 0;
   int64_t saved_step_ = -1;      // step of the newest checkpoint
   int64_t validated_step_ = -1;  // step of the last validation

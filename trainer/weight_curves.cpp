@@ -93,6 +93,7 @@ void CurvesPicture::decay_axis() {
 
 void CurvesPicture::decay_panel() {
   decay_axis();
+  text(kMargin + kPlotWidth + 12, top_ - 8, "start", "layer", 11);
   for (int64_t layer = 0; layer < layers_; ++layer) {
     const auto* tensor = file_.find(fmt::format("blocks.{}.att.time_decay", layer));
     if (tensor == nullptr || tensor->numel() == 0) continue;  // block 0 with pre_ffn
@@ -121,6 +122,7 @@ void CurvesPicture::decay_panel() {
 void CurvesPicture::mix_panel(const std::string& name) {
   text(kMargin, top_ - 8, "start", name + "; white 0 = the last token only, dark 1 = this one only",
        13);
+  text(kMargin - 6, top_ - 8, "end", "layer", 11);
   const double cell = static_cast<double>(kPlotWidth) / kPoints;
   for (int64_t layer = 0; layer < layers_; ++layer) {
     const double y = top_ + static_cast<double>(layer * kRowHeight);

@@ -57,7 +57,7 @@ struct Scratch {
   at::Tensor x, mixed, k, v, r, y, hidden, out;
 };
 
-class Rwkv4Inference : public LanguageModel {
+class Rwkv4Inference : public InferenceModel {
  public:
   Rwkv4Inference(formats::TensorFile file, const InferenceOptions& options,
                  const LoadProgress& progress)
@@ -74,8 +74,12 @@ class Rwkv4Inference : public LanguageModel {
           printable(options.strategy), slot.device);
     }
     weights_ = load_rwkv4_weights(file_, config_, slots_, progress);
-    register_parameter("ln_out_weight", weights_.ln_out.weight, /*requires_grad=*/false);
-    register_parameter("ln_out_bias", weights_.ln_out.bias, /*requires_grad=*/false);
+    // So that others see the device, and that this is another model than one with other weights.
+    for (const auto& [name, vector] : weights_.vectors) {
+      std::string plain = name;
+      std::replace(plain.begin(), plain.end(), '.', '_');
+      register_parameter(plain, vector, /*requires_grad=*/false);
+    }
     if (config_.head_qk > 0) {
       head_q_ = linear(config_.n_embd, config_.head_qk);
       head_k_ = linear(config_.n_embd, config_.head_qk);
@@ -89,6 +93,7 @@ class Rwkv4Inference : public LanguageModel {
   at::Tensor forward(const at::Tensor& ids_BT, State* state, Positions positions) override;
   using LanguageModel::forward;
   [[nodiscard]] const ModelConfig& config() const override { return config_; }
+  [[nodiscard]] int64_t weight_bytes() const override;
 
   /// Fits the scales of i8-seed to text that the model writes.
   void calibrate();
@@ -320,6 +325,23 @@ at::Tensor Rwkv4Inference::head(const at::Tensor& ids_BT, const at::Tensor& x, S
   return last_only ? logits.slice(1, T - 1, T) : logits;
 }
 
+int64_t Rwkv4Inference::weight_bytes() const {
+  int64_t bytes = weights_.head->size_bytes();
+  const auto add = [&bytes](const ChannelMixWeights& w) {
+    bytes += w.key->size_bytes() + w.receptance->size_bytes() + w.value->size_bytes();
+  };
+  for (const BlockWeights& block : weights_.blocks) {
+    add(block.ffn);
+    if (block.ffn_pre) add(*block.ffn_pre);
+    if (!block.att) continue;
+    for (const auto* matrix :
+         {&block.att->key, &block.att->value, &block.att->receptance, &block.att->output}) {
+      bytes += (*matrix)->size_bytes();
+    }
+  }
+  return bytes;
+}
+
 void Rwkv4Inference::calibrate() {
   const bool any = std::any_of(slots_.begin(), slots_.end(),
                                [](const Slot& slot) { return slot.form == WeightForm::kI8Seed; });
@@ -360,9 +382,9 @@ bool can_run_inference(const formats::TensorFile& file) {
   });
 }
 
-std::shared_ptr<LanguageModel> load_inference_model(formats::TensorFile file,
-                                                    const InferenceOptions& options,
-                                                    const LoadProgress& progress) {
+std::shared_ptr<InferenceModel> load_inference_model(formats::TensorFile file,
+                                                     const InferenceOptions& options,
+                                                     const LoadProgress& progress) {
   auto model = std::make_shared<Rwkv4Inference>(std::move(file), options, progress);
   model->eval();
   model->calibrate();

@@ -24,6 +24,13 @@ struct InferenceOptions {
 /// without.
 bool can_run_inference(const formats::TensorFile& file);
 
+/// What load_inference_model() returns.
+class InferenceModel : public LanguageModel {
+ public:
+  /// Bytes of matrices that one token of one sequence reads, from memory or from the file.
+  [[nodiscard]] virtual int64_t weight_bytes() const = 0;
+};
+
 /// A model for use alone, in the precision of a strategy: no gradients, no modules. It computes
 /// what Rwkv4 computes, within rounding, with the same names of state rows, so states can be handed
 /// from one to the other; activations and states are float32. `config()` is that of the file.
@@ -32,7 +39,8 @@ bool can_run_inference(const formats::TensorFile& file);
 /// of the state are written in place where nobody else holds them, so a copy of a State remains a
 /// branch. Longer inputs run in parallel over T: weights that are not float32 are widened block by
 /// block (bfloat16 products are used where the processor has them).
-/// Only ln_out is a parameter of the module; there is nothing to train.
+/// Only the vectors are parameters of the module, with "_" for "." in their names; there is nothing
+/// to train.
 ///
 /// `file` must be one of which can_run_inference() is true. Weights are read tensor by tensor, so
 /// memory is that of the resident layers and one tensor. Streamed layers keep the file mapped and
@@ -40,8 +48,8 @@ bool can_run_inference(const formats::TensorFile& file);
 /// own and fits the scales to what it saw (see quantise.h); the file is then read twice. Throws
 /// UserError: a strategy that cannot be parsed or needs a device that is not there, damaged or
 /// misshapen tensors, memory that ends.
-std::shared_ptr<LanguageModel> load_inference_model(formats::TensorFile file,
-                                                    const InferenceOptions& options,
-                                                    const LoadProgress& progress = {});
+std::shared_ptr<InferenceModel> load_inference_model(formats::TensorFile file,
+                                                     const InferenceOptions& options,
+                                                     const LoadProgress& progress = {});
 
 }  // namespace rwkv::model

@@ -49,6 +49,7 @@ class Loader {
     const TensorInfo& info = found(name);
     at::Tensor values = at::empty({info.numel()}, at::kFloat);
     read_into(file_, info, values);
+    vectors_.emplace_back(name, values);
     return values;
   }
 
@@ -102,14 +103,17 @@ class Loader {
     return info;
   }
 
-  void finish() const {
+  /// All vectors that were read.
+  NamedTensors finish() {
     if (progress_) progress_(all_bytes_, all_bytes_);
+    return std::move(vectors_);
   }
 
  private:
   const TensorFile& file_;
   const std::vector<Slot>& slots_;
   const LoadProgress& progress_;
+  NamedTensors vectors_;
   int64_t done_bytes_ = 0, all_bytes_ = 0;
 };
 
@@ -203,7 +207,7 @@ Rwkv4Weights load_rwkv4_weights(const TensorFile& file, const ModelConfig& confi
     weights.head_q = loader.small_matrix("head_q.weight");
     weights.head_k = loader.small_matrix("head_k.weight");
   }
-  loader.finish();
+  weights.vectors = loader.finish();
   file.check_unchanged();
   return weights;
 }

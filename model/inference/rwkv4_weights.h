@@ -63,6 +63,7 @@ struct Rwkv4Weights {
   std::vector<BlockWeights> blocks;
   std::unique_ptr<WeightMatrix> head;
   at::Tensor head_q, head_k;  // [Dq,C], with Head-QK
+  NamedTensors vectors;       // all vectors above by their names in the file
 };
 
 /// Reads the weights of `config` as `slots` says; every shape is checked first. `file` must outlive

@@ -103,6 +103,10 @@ class DenseMatrix : public WeightMatrix {
     }
   }
 
+  [[nodiscard]] int64_t size_bytes() const override {
+    return static_cast<int64_t>(weight_.nbytes());
+  }
+
  private:
   at::Tensor weight_;
   WeightForm form_;
@@ -155,6 +159,8 @@ class ByteMatrix : public WeightMatrix {
                                            : dequantise_seed(weights_, first, end));
     });
   }
+
+  [[nodiscard]] int64_t size_bytes() const override { return rows_ * columns_; }
 
  protected:
   void replace(ByteWeights weights) {
@@ -224,6 +230,8 @@ class StreamedMatrix : public WeightMatrix {
       at::mm_out(block_of_out, x, converted(bytes, count).to(at::kFloat).t());
     });
   }
+
+  [[nodiscard]] int64_t size_bytes() const override { return info_.size_bytes(); }
 
  private:
   template <typename Body>

@@ -26,6 +26,8 @@ class WeightMatrix {
   /// Takes x [N,in] as samples of the inputs and chooses better scales; nothing for most forms.
   virtual void calibrate(const at::Tensor& /*x*/) {}
 
+  /// Bytes that a product reads: the numbers of the matrix in the form of its slot.
+  [[nodiscard]] virtual int64_t size_bytes() const = 0;
   [[nodiscard]] int64_t rows() const { return rows_; }
   [[nodiscard]] int64_t columns() const { return columns_; }
 

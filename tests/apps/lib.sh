@@ -33,6 +33,9 @@ checkpoint: {every: 10, keep_last: 2}
 YAML
 }
 
+# children PID: the processes that it started
+children() { for stat in /proc/[0-9]*/stat; do sed -nE "s/^([0-9]+) \(.*\) . $1 .*/\1/p" "$stat" 2>/dev/null; done; }
+
 finish() {
   [ "$failures" = 0 ] || { echo "$failures checks failed"; exit 1; }
   echo "all checks passed"

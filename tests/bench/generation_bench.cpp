@@ -15,12 +15,14 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <ctime>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "model/generate.h"
+#include "model/inference/rwkv4_inference.h"
 #include "trainer/machine_speed.h"
 #include "trainer/model_source.h"
 
@@ -67,6 +69,9 @@ Arguments parse(int argc, char** argv) {
   return arguments;
 }
 
+/// Processor time of all threads.
+double cpu_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
+
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -75,24 +80,6 @@ double seconds_since(Clock::time_point start) {
 int64_t multiplied_weights(const model::ModelConfig& config) {
   const int64_t C = config.n_embd, A = config.att_size(), F = config.ffn_size();
   return config.n_layer * (4 * A * C + 2 * C * F + C * C) + config.vocab_size * C;
-}
-
-/// Bytes of weights that one token reads.
-double bytes_per_token(const model::ModelConfig& config, const std::string& strategy) {
-  double bytes = 0;
-  const auto slots = model::plan_strategy(strategy, config.n_layer);
-  const int64_t C = config.n_embd;
-  const int64_t block = 4 * config.att_size() * C + 2 * C * config.ffn_size() + C * C;
-  for (size_t slot = 0; slot < slots.size(); ++slot) {
-    const int64_t weights = slot + 1 < slots.size() ? block : config.vocab_size * C;
-    const double each = slots[slot].form == model::WeightForm::kFp32 ? 4
-                        : slots[slot].form == model::WeightForm::kI8 ||
-                                slots[slot].form == model::WeightForm::kI8Seed
-                            ? 1
-                            : 2;
-    bytes += each * static_cast<double>(weights);
-  }
-  return bytes;
 }
 
 /// Bytes of memory that are in use.
@@ -145,7 +132,9 @@ Json generation(model::LanguageModel& model, const Arguments& arguments) {
     for (int64_t n = 0; n < arguments.tokens / kRounds + 1; ++n) times.push_back(writer.next_s());
   }
   const double best = *std::min_element(times.begin(), times.end()), middle = median(times);
-  const double bytes = bytes_per_token(model.config(), arguments.strategy);
+  const auto* inference = dynamic_cast<const model::InferenceModel*>(&model);
+  if (inference == nullptr) throw std::runtime_error("this kind of model runs as a module");
+  const auto bytes = static_cast<double>(inference->weight_bytes());
   return {{"tokens_per_s_best", 1 / best},
           {"tokens_per_s_median", 1 / middle},
           {"bytes_per_token", bytes},
@@ -201,6 +190,8 @@ int run(const Arguments& arguments) {
   at::set_num_threads(arguments.threads);
   const auto source = trainer::open_model(arguments.model, {}, arguments.strategy);
   Json result{{"strategy", arguments.strategy}, {"threads", arguments.threads}};
+  const auto start = Clock::now();
+  const double cpu_start = cpu_seconds();
   if (arguments.prompt > 0) {
     result["prompt"] = prompt(*source.model, arguments.prompt);
   } else if (arguments.contexts) {
@@ -208,6 +199,8 @@ int run(const Arguments& arguments) {
   } else {
     result.update(generation(*source.model, arguments));
   }
+  // Well below 1: other programs took the processor, and the times tell little.
+  result["cpu_share"] = (cpu_seconds() - cpu_start) / seconds_since(start) / arguments.threads;
   fmt::print("{}\n", result.dump());
   return 0;
 }

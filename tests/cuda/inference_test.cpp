@@ -71,24 +71,27 @@ TEST_P(InferenceWidths, ProductsOfBytesAreExactSumsOfFixedPointNumbers) {
   product.fixed = &fixed;
   product.row_scale = data(scale);
   product.row_shift = data(shift);
-  product.byte_shift = -128;
+  constexpr double byte_shift = 0.5;
+  product.byte_shift = byte_shift;
   product.shift_factor = 0.5F;
   product.bias = 2;
   matvec(std::span(&product, 1));
-  // The slow twin, with the fixed-point numbers as LibTorch rounds them: half to even as well.
-  const double step = std::exp2(std::ceil(std::log2(20.0 / (63 * (1 + 128 + 16384)))));
-  EXPECT_EQ(fixed.step(), step);
-  const at::Tensor X = (x / static_cast<float>(step)).round();
-  EXPECT_EQ(static_cast<double>(fixed.sum()), X.to(at::kDouble).sum().item<double>());
-  const at::Tensor sums =
-      at::mv(weight.to(at::kDouble), X.to(at::kDouble)) - 128.0 * static_cast<double>(fixed.sum());
+  // The slow twin.
+  const at::Tensor exact_x = x.to(at::kDouble);
+  const double step = 20.0 / (63 * (1 + 128 + 16384));
+  EXPECT_NEAR(fixed.step(), step, 1e-6 * step);
+  const at::Tensor X = ((exact_x / fixed.step() * 1024).round() / 1024 + 0.5).floor();
+  EXPECT_EQ(static_cast<double>(fixed.sum()), X.sum().item<double>());
+  const double sum_x = exact_x.sum().item<double>() / fixed.step();
+  EXPECT_NEAR(fixed.exact(), sum_x, static_cast<double>(columns) / 1024);
+  const at::Tensor sums = at::mv(weight.to(at::kDouble) - 128, X) + (128 + byte_shift) * sum_x;
   const at::Tensor expected = scale * (step * sums).to(at::kFloat) + (shift * 0.5 + 2.0);
-  EXPECT_TRUE(((y - expected).abs() <= 1e-6 * (expected.abs() + 1)).all().item<bool>())
+  EXPECT_TRUE(((y - expected).abs() <= 1e-6 * (expected.abs() + 100)).all().item<bool>())
       << (y - expected).abs().max();
   const at::Tensor exact =
-      scale * at::mv(weight.to(at::kDouble) - 128, x.to(at::kDouble)).to(at::kFloat) + shift * 0.5 +
+      scale * at::mv(weight.to(at::kDouble) + byte_shift, exact_x).to(at::kFloat) + shift * 0.5 +
       2.0;
-  const double rounding = step / 2 * 255 * static_cast<double>(columns);
+  const double rounding = step / 2 * 128 * static_cast<double>(columns);
   EXPECT_TRUE(((y - exact).abs() <= scale.abs() * rounding + 1e-2).all().item<bool>());
 }
 

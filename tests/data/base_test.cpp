@@ -58,6 +58,14 @@ TEST(Printable, KeepsOneLine) {
   EXPECT_EQ(printable("abcdef", 3), "abc...");
 }
 
+TEST(Printable, LeavesWholeCharactersAndEscapesOtherBytes) {
+  EXPECT_EQ(printable("gr\u00fcn \u4e2d \U0001f600"), "gr\u00fcn \u4e2d \U0001f600");
+  EXPECT_EQ(printable("\xff\xc3"), "\\xff\\xc3");
+  EXPECT_EQ(printable("\xc0\xaf \xed\xa0\x80"), "\\xc0\\xaf \\xed\\xa0\\x80");
+  EXPECT_EQ(printable("\xc2\x9b 31m"), "\\xc2\\x9b 31m");  // a terminal would obey U+009B
+  EXPECT_EQ(printable("ab\u4e2d", 4), "ab...");
+}
+
 TEST_F(BaseFiles, AtomicFileLeavesOldContentUntilCommit) {
   const fs::path path = folder_ / "weights";
   write_file_atomically(path, "old");

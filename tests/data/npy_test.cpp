@@ -1,6 +1,9 @@
 #include "data/npy.h"
 
 #include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <string_view>
 #include <vector>
 
 #include "tests/data/test_files.h"
@@ -37,6 +40,18 @@ TEST_F(NpyTest, WhatIsWrittenComesBack) {
     EXPECT_EQ((file.file().size_bytes() - std::ssize(file.view().bytes)) % 64, 0);
   }
   EXPECT_REFUSED(write_npy(folder_ / "a.npy", Ids{65536}, TokenType::kUint16), "does not fit u16");
+}
+
+TEST_F(NpyTest, RowsOfFloatsAreWrittenAsNumpyWould) {
+  const std::vector<float> values{1.0F, -2.5F, 3.0F, 0.0F, 1e-30F, 6.0F};
+  write_npy(folder_ / "a.npy", values, 3);
+  const MappedFile file(folder_ / "a.npy");
+  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
+                              file.bytes().size());
+  EXPECT_EQ(text.substr(10, 57), "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3),");
+  ASSERT_EQ(text.size(), 128 + 24U);
+  EXPECT_EQ(std::memcmp(text.data() + 128, values.data(), 24), 0);
+  EXPECT_THROW(write_npy(folder_ / "b.npy", values, 4), std::logic_error);
 }
 
 TEST_F(NpyTest, HeadersThatNumpyAcceptsAreRead) {

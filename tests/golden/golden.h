@@ -40,8 +40,10 @@ void check_lr_schedule(const std::filesystem::path& file, Report& report);  // l
 void check_groups(const std::filesystem::path& file, Report& report);       // groups*.json
 void check_adam(const std::filesystem::path& file, Report& report);         // adam*.pth
 void check_l2wrap(const std::filesystem::path& file, Report& report);       // l2wrap*.pth
-void check_loss(const std::filesystem::path& file, Report& report);         // loss*.pth
-void check_wkv4(const std::filesystem::path& file, Report& report);         // wkv4*.pth
+void check_sampling(const std::filesystem::path& file, Report& report);     // sampling.json
+void check_early_sampling(const std::filesystem::path& file, Report& report);  // sampling.pth
+void check_loss(const std::filesystem::path& file, Report& report);            // loss*.pth
+void check_wkv4(const std::filesystem::path& file, Report& report);            // wkv4*.pth
 void check_rwkv4(const std::filesystem::path& file, Report& report);  // rwkv4_*.pth: whole models
 void check_chatrwkv(const std::filesystem::path& file, Report& report);    // rwkv4_chatrwkv*.pth
 void check_rescale(const std::filesystem::path& file, Report& report);     // rwkv4_rescale*.pth

@@ -56,6 +56,8 @@ constexpr std::array kFamilies{
     Family{"adam", ".pth", check_adam, ""},
     Family{"l2wrap", ".pth", check_l2wrap, ""},
     Family{"loss", ".pth", check_loss, ""},
+    Family{"sampling", ".json", check_sampling, ""},
+    Family{"sampling", ".pth", check_early_sampling, ""},
     Family{"wkv4", ".pth", check_wkv4, "", true},
     Family{"rwkv4_init", ".pth", check_rwkv4_init, ""},
     Family{"rwkv4_tiny_att", ".pth", nullptr, kLater},

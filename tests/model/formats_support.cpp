@@ -181,6 +181,23 @@ std::string tiny_pth() {
   return pth(dict_of(item({}) + item(bias)), {{"0", six_floats()}, {"1", "\x80\x3f\x40\x40"}});
 }
 
+std::string stored(int64_t numel, const std::string& content) {
+  return le64(static_cast<uint64_t>(numel)) + content;
+}
+
+std::string legacy(const LegacyParts& parts) {
+  return "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19." + parts.version +
+         parts.machine + parts.object + parts.keys + parts.storages;
+}
+
+std::string viewed(int64_t offset, int64_t size, int64_t numel) {
+  const std::string storage = "(" + text("storage") + global("torch", "FloatStorage") + text("0") +
+                              text("cpu") + integer(6) + "(" + text("7") + integer(offset) +
+                              integer(size) + "ttQ";
+  return text("w") + global("torch._utils", "_rebuild_tensor") + "(" + storage + integer(0) +
+         tuple({numel}) + tuple({1}) + "tR";
+}
+
 std::string safetensors(const std::string& header, const std::string& data) {
   return le64(header.size()) + header + data;
 }

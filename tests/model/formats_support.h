@@ -85,6 +85,27 @@ std::string pth(const std::string& pickle,
 /// A small valid .pth with tensors "w" (f32 [2, 3]) and "b" (bf16 [2]).
 std::string tiny_pth();
 
+/// One storage of a legacy .pth behind its number of elements.
+std::string stored(int64_t numel, const std::string& content);
+/// The parts of a legacy .pth (before PyTorch 1.6); as they stand they make a valid file.
+struct LegacyParts {
+  std::string version = "\x80\x02M\xe9\x03.";
+  std::string machine = "\x80\x02}" + text("little_endian") + "\x88s.";
+  std::string object = dict_of(item({}));
+  std::string keys = "\x80\x02](" + text("0") + "e.";
+  std::string storages = stored(6, six_floats());
+};
+std::string legacy(const LegacyParts& parts);
+/// legacy() with one part changed.
+template <typename Change>
+std::string changed_legacy(Change change) {
+  LegacyParts parts;
+  change(parts);
+  return legacy(parts);
+}
+/// A tensor in a view of storage 0: elements [offset, offset + size).
+std::string viewed(int64_t offset, int64_t size, int64_t numel = 2);
+
 /// Length, header and data of a .safetensors file.
 std::string safetensors(const std::string& header, const std::string& data);
 /// A small valid .safetensors with tensors "w" (F32 [2, 3]) and "b" (BF16 [2]).

@@ -238,6 +238,8 @@ std::vector<Malformed> contradictions() {
       {data("qa_mask: 1, general_path: g"), "data.qa_mask: only the cubic sampler"},
       {data("sampler: cubic, qa_mask: 1"), "data.general_path: missing"},
       {data("general_path: g"), "data.general_path: only qa_mask 1 and 2 read it"},
+      {data("sampler: cubic, qa_mask: 1, general_path: g, loss_mask: m"),
+       "data.loss_mask: qa_mask makes a mask of its own"},
       {with({{"train", "{max_steps: 10, precision: tf32}"}}),
        "train.precision: tf32 is a mode of CUDA devices"},
       {with({{"train", "{max_steps: 10, loss_scale: 8}"}}),

@@ -135,6 +135,41 @@ TEST_F(TrainerRuns, MixesQuestionsWithGeneralText) {
                UserError);
 }
 
+TEST_F(TrainerRuns, ALossMaskDecidesWhatIsLearnedAndValidated) {
+  // Every second token is random noise that nothing predicts; the others repeat.
+  std::string text;
+  std::string even;
+  uint32_t noise = 1;
+  for (int i = 0; i < 3000; ++i) {
+    noise = noise * 1664525U + 1013904223U;
+    text += i % 2 == 0 ? 'x' : static_cast<char>('a' + (noise >> 16U) % 20);
+    even += static_cast<char>(i % 2 == 0);
+  }
+  write_file_atomically(folder_ / "noise.txt", text);
+  write_file_atomically(folder_ / "even.mask", even);
+  const std::vector<std::string> plain = {"data.path=" + (folder_ / "noise.txt").string(),
+                                          "validation.tail_tokens=500", "validation.windows=8"};
+  std::vector<std::string> masked = plain;
+  masked.push_back("data.loss_mask=" + (folder_ / "even.mask").string());
+  const auto last_validation = [&](const std::string& out, const std::vector<std::string>& set) {
+    EXPECT_EQ(Trainer(config(out, set), {}).run(), kFinished);
+    const std::string log = read(folder_ / out / "metrics.jsonl");
+    return std::stod(log.substr(log.rfind("\"val_loss\":") + 11));
+  };
+  const double all = last_validation("all", plain);
+  const double half = last_validation("half", masked);
+  EXPECT_GT(all, std::log(20.0) / 2);  // the noise alone costs that much
+  EXPECT_LT(half, all / 2);
+  // The mask belongs to the data: another one is another data set, the same file elsewhere is not.
+  masked.emplace_back("train.max_steps=9");
+  fs::rename(folder_ / "even.mask", folder_ / "moved.mask");
+  masked[3] = "data.loss_mask=" + (folder_ / "moved.mask").string();
+  EXPECT_NO_THROW(Trainer(config("half", masked), {}));
+  even[0] = 0;
+  write_file_atomically(folder_ / "moved.mask", even);
+  EXPECT_THROW(Trainer(config("half", masked), {}), UserError);
+}
+
 TEST_F(TrainerRuns, ACheckpointKnowsHowHeadQkWasTrained) {
   const std::vector<std::string> settings = {"model.head_qk=8", "model.head_qk_reduce=max",
                                              "checkpoint.export_pth=true"};

@@ -86,6 +86,12 @@ int convert(const Arguments& arguments) {
   const auto report = formats::convert(in, arguments.out, options_of(arguments, weights));
   trainer::show_bytes("writing", report.size_bytes, report.size_bytes);
   for (const std::string& note : report.notes) fmt::print(stderr, "note: {}\n", note);
+  if (trainer::stored_head_qk_reduce(weights) == model::HeadQkReduce::kMax) {
+    fmt::print(
+        stderr,
+        "note: Head-QK was trained with model.head_qk_reduce: max, which no weight file says; "
+        "a program that adds all scores (sum) computes other logits from this one\n");
+  }
   fmt::print("wrote {}: {} tensors, {:.1f} MB\n", printable(arguments.out), report.tensors,
              static_cast<double>(report.size_bytes) / 1e6);
   return trainer::kFinished;

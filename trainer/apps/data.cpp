@@ -37,7 +37,7 @@ struct Arguments {
 
 std::unique_ptr<data::TokenSource> open(const Arguments& a) {
   return data::open_tokens({.path = a.path,
-                            .kind = data::parse_source_kind(a.kind, "--kind: "),
+                            .kind = data::parse_source_kind(a.kind, "--kind"),
                             .dtype = a.dtype,
                             .vocab_file = a.vocab});
 }

@@ -7,7 +7,7 @@
 #include "trainer/apps/commands.h"
 #include "trainer/config.h"
 #include "trainer/initial_weights.h"
-#include "trainer/trainer.h"
+#include "trainer/train_as_rank.h"
 
 namespace rwkv::apps {
 namespace {
@@ -17,6 +17,7 @@ struct Arguments {
   std::vector<std::string> overrides;
   trainer::TrainOptions options;
   bool print_config = false;
+  bool allow_public_address = false;
 };
 
 int train(const Arguments& arguments) {
@@ -25,7 +26,7 @@ int train(const Arguments& arguments) {
     fmt::print("{}", trainer::dump_yaml(trainer::with_sizes_of_initial_weights(config)));
     return trainer::kFinished;
   }
-  return trainer::Trainer(config, arguments.options).run();
+  return trainer::train_as_rank(config, arguments.options, arguments.allow_public_address);
 }
 
 }  // namespace
@@ -51,6 +52,8 @@ void add_train(CLI::App& program, int& exit_code) {
                     "Start over when every checkpoint in train.out_dir is damaged");
   command->add_flag("--allow-data-change", arguments->options.allow_data_change,
                     "Resume although data.path is another file than before");
+  command->add_flag("--i-know", arguments->allow_public_address,
+                    "With several machines: listen on a public address, where anyone can reach it");
   command->footer([] { return "\nSettings of the YAML file:\n" + trainer::describe_keys(); });
   command->callback([arguments, &exit_code] { exit_code = train(*arguments); });
 }

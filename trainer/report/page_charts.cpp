@@ -21,6 +21,7 @@ struct ChartKind {
   std::string_view unit;
   bool from_zero = false;
   CurveStyle style = CurveStyle::kLine;  // kRaw: pale, with a smoothed line over it
+  double factor = 1;                     // from the log's number to the shown one
 };
 
 constexpr std::array kCharts = {
@@ -28,7 +29,9 @@ constexpr std::array kCharts = {
     ChartKind{"val_loss", "Validation loss", "nats per token", false, CurveStyle::kDots},
     ChartKind{"lr", "Learning rate", "before layer-wise factors", false, CurveStyle::kLine},
     ChartKind{"grad_norm", "Gradient norm", "before clipping", false, CurveStyle::kRaw},
-    ChartKind{"tokens_per_s", "Speed", "tokens per second", true, CurveStyle::kRaw}};
+    ChartKind{"tokens_per_s", "Speed", "tokens per second", true, CurveStyle::kRaw},
+    ChartKind{"mfu", "Utilisation (mfu)", "% of the machine's rate in matrix products", true,
+              CurveStyle::kRaw, 100}};
 
 /// Columns that other charts show, or that are a factor times the loss.
 constexpr std::array<std::string_view, 7> kNoChart = {
@@ -44,9 +47,13 @@ void add_curves(Chart& chart, const ChartKind& kind, const RunData& run, size_t 
   const Metric* metric = find_metric(run, kind.metric);
   if (metric == nullptr) return;
   const std::string name(kind.metric);
-  chart.curves.push_back({number, kind.style, name, metric->points});
+  const auto shown = [&](std::vector<Point> points) {
+    for (Point& point : points) point.value *= kind.factor;
+    return points;
+  };
+  chart.curves.push_back({number, kind.style, name, shown(metric->points)});
   if (kind.style == CurveStyle::kRaw) {
-    chart.curves.push_back({number, CurveStyle::kLine, "smoothed", metric->smoothed});
+    chart.curves.push_back({number, CurveStyle::kLine, "smoothed", shown(metric->smoothed)});
   }
   if (kind.metric != "loss") return;
   if (const Metric* validation = find_metric(run, "val_loss")) {

@@ -299,6 +299,20 @@ TEST_F(Inference, RefusesWithOneLine) {
       at::isfinite(load(*reference, "cpu bf16")->forward(some_ids(1, 2))).all().item<bool>());
 }
 
+TEST_F(Inference, CountsTheBytesThatATokenReads) {
+  const auto reference = random_model(small_config());
+  save_safetensors(ordered_parameters(*reference), folder_ / "model.safetensors");
+  const int64_t block = 13 * 64 * 64, head = 50 * 64;
+  for (const auto& [strategy, bytes] :
+       {std::pair{"fp32", 4 * (4 * block + head)}, std::pair{"fp16", 2 * (4 * block + head)},
+        std::pair{"i8", 4 * block + head}, std::pair{"cpu fp32 *1+", 4 * (4 * block + head)},
+        std::pair{"cpu fp32 *1 -> cpu bf16", 4 * block + 2 * (3 * block + head)}}) {
+    const auto model =
+        load_inference_model(formats::open_tensor_file(folder_ / "model.safetensors"), {strategy});
+    EXPECT_EQ(model->weight_bytes(), bytes) << strategy;
+  }
+}
+
 TEST_F(Inference, KnowsWhichModelsItRuns) {
   const auto reference = random_model(small_config());
   const fs::path file = folder_ / "other.safetensors";
