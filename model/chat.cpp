@@ -124,7 +124,7 @@ void Chat::read(std::string_view text, Context& context) const {
 void Chat::shape_reply(int64_t i, at::Tensor& logits) const {
   const bool words = vocabulary_.size() > kWordVocabulary;
   if (line_break_ >= 0 && (words || i <= 1)) logits[line_break_] += line_break_bias(i - 1);
-  if (const int64_t end = end_of_text(vocabulary_); end >= 0 && i == 0) logits[end] = kNever;
+  if (const auto end = vocabulary_.end_of_text(); end && i == 0) logits[*end] = kNever;
   const int64_t last = context_.tokens.back();
   if (std::ranges::find(not_twice_, last) != not_twice_.end()) logits[last] = kNever;
 }

@@ -68,9 +68,4 @@ std::string TextStream::finish() {
   return ready;
 }
 
-int64_t end_of_text(const data::Vocabulary& vocabulary) {
-  const std::string text = vocabulary.decode(std::array<int64_t, 1>{0});
-  return text.empty() || text == "<|endoftext|>" ? 0 : -1;
-}
-
 }  // namespace rwkv::model

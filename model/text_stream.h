@@ -38,8 +38,4 @@ class TextStream {
   bool stopped_ = false;
 };
 
-/// The id that ends a text: 0 where `vocabulary` gives it no bytes (World) or the name
-/// <|endoftext|> (20B), otherwise none (-1): 0 is then a byte or a character like any other.
-int64_t end_of_text(const data::Vocabulary& vocabulary);
-
 }  // namespace rwkv::model

@@ -14,8 +14,8 @@ namespace {
 
 GenerateOptions with_vocabulary(const WriteOptions& options, const data::Vocabulary& vocabulary) {
   GenerateOptions generate = options.generate;
-  if (const int64_t end = end_of_text(vocabulary); end >= 0) {
-    (options.ignore_end_of_text ? generate.banned_tokens : generate.stop_tokens).push_back(end);
+  if (const auto end = vocabulary.end_of_text()) {
+    (options.ignore_end_of_text ? generate.banned_tokens : generate.stop_tokens).push_back(*end);
   }
   // Models may have more rows than the vocabulary has tokens (50304 for 50277).
   generate.adjust = [size = vocabulary.size(), first = options.generate.adjust](

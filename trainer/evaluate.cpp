@@ -18,13 +18,23 @@ struct WeightedSum {
   double weight = 0;
 };
 
+/// Cross entropy of each target, [B,T]. Models for inference alone have no head of their own to
+/// chunk: they give their logits.
+at::Tensor token_losses(model::LanguageModel& model, const at::Tensor& inputs,
+                        const at::Tensor& targets) {
+  if (auto* const head_model = dynamic_cast<model::HeadModel*>(&model)) {
+    return model::head_cross_entropy(head_model->forward_to_head(inputs), targets);
+  }
+  const at::Tensor log_p = at::log_softmax(model.forward(inputs), -1);
+  return -log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1);
+}
+
 /// Sum of the cross entropy of `targets`, in double: windows of a batch weigh the same whatever its
 /// size. `weights` (may be undefined) are those of the targets.
 WeightedSum sum_of_loss(model::LanguageModel& model, const at::Tensor& inputs,
                         const at::Tensor& targets, const at::Tensor& weights) {
   const at::Device device = model.parameters().front().device();
-  const model::HeadInput head = model::forward_to_head(model, inputs.to(device));
-  at::Tensor loss = model::head_cross_entropy(head, targets.to(device));
+  at::Tensor loss = token_losses(model, inputs.to(device), targets.to(device));
   if (weights.defined()) loss = loss * weights.to(device);
   return {.loss = loss.sum(at::kDouble).item<double>(),
           .weight = weights.defined() ? weights.sum(at::kDouble).item<double>()

@@ -55,6 +55,10 @@ class ListVocabulary final : public data::Vocabulary {
     return text;
   }
 
+  [[nodiscard]] std::optional<int64_t> end_of_text() const override {
+    return texts_[0].empty() ? std::optional<int64_t>(0) : std::nullopt;
+  }
+
  private:
   std::vector<std::string> texts_;
 };

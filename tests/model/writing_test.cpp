@@ -59,12 +59,6 @@ TEST(TextStream, CompletesTheCharacterThatTheTextBeforeBegan) {
   EXPECT_EQ(stream.add(0xAC), "€");
 }
 
-TEST(EndOfText, IsZeroWhereZeroHasNoTextOfItsOwn) {
-  EXPECT_EQ(end_of_text(ListVocabulary({"", "a"})), 0);
-  EXPECT_EQ(end_of_text(ListVocabulary({"<|endoftext|>", "a"})), 0);
-  EXPECT_EQ(end_of_text(*data::byte_vocabulary()), -1);
-}
-
 struct Scripted {
   Written written;
   Context context;

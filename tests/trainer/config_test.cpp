@@ -331,7 +331,7 @@ TEST(RunConfigYaml, ListsAllErrorsAtOnceInTheOrderOfTheFile) {
       (std::vector<std::string>{
           "run.yaml: 6 errors",
           "run.yaml:2: data.kind: \"bytse\" is none of auto, bytes, characters, utf16le, binidx, "
-          "npy, raw; did you mean bytes?",
+          "npy, raw, text, jsonl; did you mean bytes?",
           "run.yaml:4: train.micro_bz: unknown key; did you mean micro_bsz?",
           "run.yaml:6: train.ctx_len: expected a decimal integer, got 1k",
           "run.yaml: data.path: missing; name the file to train on",

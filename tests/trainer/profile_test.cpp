@@ -164,6 +164,7 @@ class ProfiledSteps : public ::testing::Test {
   void TearDown() override { fs::remove(path_); }
 
   void step() {
+    for (at::Tensor& parameter : model_->parameters()) parameter.mutable_grad().reset();
     at::Tensor ids;
     {
       RECORD_USER_SCOPE("rwkv::data");

@@ -148,7 +148,8 @@ TEST_F(TrainerRuns, ALossMaskDecidesWhatIsLearnedAndValidated) {
   write_file_atomically(folder_ / "noise.txt", text);
   write_file_atomically(folder_ / "even.mask", even);
   const std::vector<std::string> plain = {"data.path=" + (folder_ / "noise.txt").string(),
-                                          "validation.tail_tokens=500", "validation.windows=8"};
+                                          "validation.tail_tokens=500", "validation.windows=8",
+                                          "train.max_steps=80"};
   std::vector<std::string> masked = plain;
   masked.push_back("data.loss_mask=" + (folder_ / "even.mask").string());
   const auto last_validation = [&](const std::string& out, const std::vector<std::string>& set) {
@@ -161,9 +162,9 @@ TEST_F(TrainerRuns, ALossMaskDecidesWhatIsLearnedAndValidated) {
   EXPECT_GT(all, std::log(20.0) / 2);  // the noise alone costs that much
   EXPECT_LT(half, all / 2);
   // The mask belongs to the data: another one is another data set, the same file elsewhere is not.
-  masked.emplace_back("train.max_steps=9");
+  masked[3] = "train.max_steps=81";
   fs::rename(folder_ / "even.mask", folder_ / "moved.mask");
-  masked[3] = "data.loss_mask=" + (folder_ / "moved.mask").string();
+  masked[4] = "data.loss_mask=" + (folder_ / "moved.mask").string();
   EXPECT_NO_THROW(Trainer(config("half", masked), {}));
   even[0] = 0;
   write_file_atomically(folder_ / "moved.mask", even);
