@@ -6,8 +6,8 @@ namespace rwkv::ops {
 
 /// A vector as fixed-point numbers for products with 8-bit weights: x_i = step * X_i with X_i = l0
 /// + 128 l1 + 128^2 l2. The limbs are signed, -64..63, so that no pair of products with a byte
-/// leaves 16 bits, where AVX2 saturates. The step is the smallest power of two for which all |X_i|
-/// <= kFixedPointMax, so the largest has 20 bits.
+/// leaves 16 bits, where AVX2 saturates. The step is the smallest for which all |X_i| <=
+/// kFixedPointMax, so the largest has 20 bits.
 inline constexpr int kFixedPointLimbs = 3;
 inline constexpr int32_t kFixedPointMax = 63 * (1 + 128 + 128 * 128);
 /// The sum of x is kept in finer steps: step / kFixedPointFine.

@@ -48,6 +48,21 @@ std::span<T> span_of(const at::Tensor& tensor) {
 
 }  // namespace
 
+void check_validation_mask(const data::TokenSource& text, const ValidationPlan& plan) {
+  if (plan.loss_mask == nullptr) return;
+  const std::vector<int64_t> offsets = data::validation_offsets(
+      text.size(), plan.ctx_len, "validation: " + text.name(), plan.windows);
+  std::vector<float> weights(static_cast<size_t>(plan.ctx_len));
+  for (const int64_t offset : offsets) {
+    data::fill_loss_mask(*plan.loss_mask, std::span(&offset, 1), plan.ctx_len, weights);
+    if (std::ranges::any_of(weights, [](float w) { return w > 0; })) return;
+  }
+  user_error(
+      "validation: none of the {} windows of {} holds a token that its loss mask counts; raise "
+      "validation.windows or use another text",
+      offsets.size(), text.name());
+}
+
 double validation_loss(model::LanguageModel& model, const data::TokenSource& text,
                        const ValidationPlan& plan,
                        const std::function<void(int64_t, int64_t)>& on_progress) {
@@ -79,12 +94,7 @@ double validation_loss(model::LanguageModel& model, const data::TokenSource& tex
   }
   sum.loss = plan.sum_over_ranks(sum.loss);
   sum.weight = plan.sum_over_ranks(sum.weight);
-  if (sum.weight == 0) {
-    user_error(
-        "validation: none of the {} windows of {} holds a token that its loss mask counts; raise "
-        "validation.windows or use another text",
-        n, text.name());
-  }
+  TORCH_CHECK(sum.weight > 0, "validation_loss: no token counts");
   return sum.loss / sum.weight;
 }
 

@@ -20,6 +20,9 @@ struct ValidationPlan {
   std::function<double(double)> sum_over_ranks = [](double own) { return own; };
 };
 
+/// Throws UserError where none of the windows holds a token that plan.loss_mask counts.
+void check_validation_mask(const data::TokenSource& text, const ValidationPlan& plan);
+
 /// Mean loss in nats per token over evenly spread windows of ctx_len + 1 tokens, each from the
 /// empty state; with a mask, per token that counts. Throws UserError when none of them counts.
 /// `on_progress(done, all)` is called after every forward pass, with numbers of

@@ -156,6 +156,8 @@ void check_initial_vocabulary(const RunConfig& config, const data::Vocabulary* v
   if (config.train.init_from.empty()) return;
   const auto stored = vocabulary_beside(find_weights(config.train.init_from, "train.init_from"));
   if (!stored) return;
+  // Ready-made tokens can be trained on whatever lies beside the weights, readable or not.
+  if (vocabulary == nullptr && stored->filename() != "vocab.json") return;
   const auto trained = data::open_vocabulary(stored->string());
   const bool characters = !trained->may_be_padded();
   // Ready-made tokens do not say which tokenizer made them; characters come with their text.

@@ -1,5 +1,7 @@
 #include "trainer/model_source.h"
 
+#include <spdlog/spdlog.h>
+
 #include "data/base/error.h"
 #include "data/tokenizers/open_vocabulary.h"
 #include "model/factory.h"
@@ -28,7 +30,15 @@ std::shared_ptr<const data::Vocabulary> find_vocabulary(const fs::path& weights,
       return nullptr;
     }
   }
-  auto vocabulary = data::open_vocabulary(file);
+  std::shared_ptr<const data::Vocabulary> vocabulary;
+  try {
+    vocabulary = data::open_vocabulary(file);
+  } catch (const UserError& error) {
+    if (!vocab_file.empty()) throw;
+    // Weights can be used without the tokenizer that happens to lie beside them.
+    spdlog::warn("the tokenizer beside the weights cannot be used: {}", error.what());
+    return nullptr;
+  }
   const int64_t size = vocabulary->size();
   if (size != vocab_size && !(vocabulary->may_be_padded() && size < vocab_size)) {
     user_error(

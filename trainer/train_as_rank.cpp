@@ -28,6 +28,15 @@ std::shared_ptr<RankGroup> join_group(const RunConfig& config, bool allow_public
                    .build = fmt::format("{}, {}, {}", build.version, build.compiler, build.flags)});
 }
 
+/// Where rank 0 holds the store, it stays until the others have read why all of them stop.
+void finish_after_mistake(RankGroup& group) {
+  try {
+    group.finish();
+  } catch (const PeerLostError&) {
+    return;  // they stop for the same reason
+  }
+}
+
 }  // namespace
 
 ExitCode train_as_rank(const RunConfig& config, TrainOptions options, bool allow_public_address) {
@@ -41,9 +50,11 @@ ExitCode train_as_rank(const RunConfig& config, TrainOptions options, bool allow
   } catch (const PeerLostError&) {
     throw;
   } catch (const CommonError&) {
+    finish_after_mistake(group);
     if (group.is_main()) throw;
     return kUserMistake;
   } catch (const NotFiniteError&) {  // all ranks stop at the same step
+    finish_after_mistake(group);
     if (group.is_main()) throw;
     return kNotFinite;
   } catch (const std::exception& error) {

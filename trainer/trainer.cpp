@@ -6,11 +6,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "data/base/atomic_file.h"
 #include "data/base/error.h"
 #include "data/counter_rng.h"
+#include "data/loss_mask.h"
 #include "model/factory.h"
 #include "model/init.h"
 #include "model/precision.h"
@@ -67,6 +69,8 @@ void check_prompt(const SampleConfig& sample, const data::Vocabulary* vocabulary
 
 /// Allocating more than there is takes a minute of paging before the kernel ends the process.
 void warn_of_memory(const RunConfig& config, const RankGroup& group) {
+  // Frozen parameters have neither gradients nor moments, which the count below supposes.
+  if (!config.optimizer.freeze.empty()) return;
   if (config.train.device != "cpu" || config.train.stage == 1) return;
   const auto memory = static_cast<double>(read_memory("/").usable_total());
   if (memory <= 0) return;  // not known
@@ -122,7 +126,7 @@ Trainer::Trainer(RunConfig config, TrainOptions options)
                 config_.train.real_bsz(),
                 mini_epochs(config_.train, data_.scheduled_samples(config_.data))) {
   check_prompt(config_.sample, data_.vocabulary.get());
-  if (group_->is_main()) keep_tokenizer(config_, data_.vocabulary.get());
+  if (data_.validation) check_validation_mask(*data_.validation, validation_plan());
   config_.model.vocab_size = data_.vocab_size;
   warn_of_memory(config_, *group_);
   model_ = new_model(config_, schedule_.lr_init());
@@ -139,6 +143,7 @@ Trainer::Trainer(RunConfig config, TrainOptions options)
   }
   last_betas_ = schedule_now().betas;
   if (checkpoint) resume(*checkpoint);
+  if (group_->is_main()) keep_tokenizer(config_, data_.vocabulary.get());
   agree_on(*group_, "the weights at the start", weights_hash(*model_),
            "start all ranks with the same program, files and kind of machine");
   spdlog::info("{} L{} C{} V{}: {:.2f}M parameters, {} on {}; {} training tokens; {}{} threads",
@@ -326,10 +331,20 @@ void Trainer::stop_for_trouble(const std::string& own) {
                         : fmt::format("{}: {}", group_->name_of(first - texts.begin()), *first));
 }
 
+double Trainer::learned_tokens(int64_t first_row, int64_t rows) const {
+  std::vector<float> weights(static_cast<size_t>(rows * config_.train.ctx_len));
+  data::fill_loss_mask(*data_.loss_mask, *data_.sampler, static_cast<uint64_t>(1 + first_row), rows,
+                       config_.train.ctx_len, weights);
+  return std::accumulate(weights.begin(), weights.end(), 0.0);
+}
+
 double Trainer::run_passes(int64_t real_bsz, bool send) {
   const TrainConfig& t = config_.train;
   const int64_t own_rows = real_bsz / group_->world_size();
   const int64_t first_row = progress_.samples + group_->rank() * own_rows;
+  // With a mask the loss is the mean over the learned tokens of the whole step, however its windows
+  // are split into passes and over ranks.
+  const double learned = data_.loss_mask ? group_->sum(learned_tokens(first_row, own_rows)) : 0;
   const std::vector<PassRows> passes = split_into_passes(own_rows, t.micro_bsz);
   at::Tensor loss_sum = at::zeros({}, at::TensorOptions(compute_.device).dtype(at::kDouble));
   for (const PassRows& pass : passes) {
@@ -342,15 +357,22 @@ double Trainer::run_passes(int64_t real_bsz, bool send) {
         .dropout_seed = data::random_bits(static_cast<uint64_t>(t.seed), first_ordinal, 1)};
     // The original's term is the same for each pass of micro_bsz windows; smaller ones share it.
     const bool original = t.l2wrap_compat == L2WrapCompat::kV4neo;
-    const double share = original ? rows / static_cast<double>(t.micro_bsz) : 1;
-    const L2Wrap l2wrap{t.l2wrap * share, original};
-    const double loss_factor = loss_scaler_.scale * rows / static_cast<double>(real_bsz);
+    const double share_of_rows = rows / static_cast<double>(real_bsz);
+    double share = share_of_rows;  // of the step's loss
+    if (learned > 0) {
+      const double own = learned_tokens(first_row + pass.begin, pass.rows);
+      if (own > 0) share = own / learned;  // without any, the loss of the pass is 0
+    }
+    const double l2wrap_share =
+        original ? rows / static_cast<double>(t.micro_bsz) : share_of_rows / share;
+    const L2Wrap l2wrap{t.l2wrap * l2wrap_share, original};
+    const double loss_factor = loss_scaler_.scale * share;
     const at::Tensor loss = head_cross_entropy(model::forward_to_head(*model_, batch.inputs),
                                                batch.targets, l2wrap, batch.mask, loss_factor);
     optimizer_->before_backward(/*last=*/send && &pass == &passes.back());
     (loss * loss_factor).backward();
     optimizer_->after_backward(std::ssize(passes));
-    loss_sum += loss.detach().to(at::kDouble) * rows / static_cast<double>(real_bsz);
+    loss_sum += loss.detach().to(at::kDouble) * share;
   }
   return loss_sum.item<double>();
 }

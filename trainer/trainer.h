@@ -14,6 +14,7 @@
 #include "trainer/dataset.h"
 #include "trainer/distributed/parallel_optimizer.h"
 #include "trainer/distributed/rank_group.h"
+#include "trainer/evaluate.h"
 #include "trainer/exit_code.h"
 #include "trainer/loss_scaler.h"
 #include "trainer/metrics.h"
@@ -84,6 +85,8 @@ class Trainer {
   BatchResult forward_backward(int64_t real_bsz);
   /// This rank's share of the batch: its part of the mean loss. With `send`, gradients travel.
   double run_passes(int64_t real_bsz, bool send);
+  /// How many targets of `rows` windows data.loss_mask counts.
+  [[nodiscard]] double learned_tokens(int64_t first_row, int64_t rows) const;
   /// What is wrong with the files that this rank reads, or nothing.
   [[nodiscard]] std::string trouble_with_data() const;
   [[noreturn]] void stop_for_trouble(const std::string& own);
@@ -95,6 +98,7 @@ class Trainer {
   void skip_or_stop(const BatchResult& result);
   void log_step(const SchedulePoint& now, const BatchResult& result);
   void after_step();
+  [[nodiscard]] ValidationPlan validation_plan() const;
   void validate();
   void sample();
   void save();

@@ -84,6 +84,12 @@ void Trainer::after_step() {
   if (due(progress_.step, config_.checkpoint.every)) try_to("checkpoint", [&] { save(); });
 }
 
+ValidationPlan Trainer::validation_plan() const {
+  return {.windows = config_.validation.windows,
+          .ctx_len = config_.train.ctx_len,
+          .loss_mask = data_.validation_loss_mask.get()};
+}
+
 void Trainer::validate() {
   if (!data_.validation || validated_step_ == progress_.step) return;
   validated_step_ = progress_.step;
@@ -93,12 +99,10 @@ void Trainer::validate() {
   ValidationMetrics m;
   m.step = progress_.step;
   m.tokens = progress_.tokens;
-  ValidationPlan plan{.windows = v.windows,
-                      .ctx_len = config_.train.ctx_len,
-                      .micro_bsz = micro_bsz,
-                      .loss_mask = data_.validation_loss_mask.get(),
-                      .rank = group_->rank(),
-                      .world_size = group_->world_size()};
+  ValidationPlan plan = validation_plan();
+  plan.micro_bsz = micro_bsz;
+  plan.rank = group_->rank();
+  plan.world_size = group_->world_size();
   plan.sum_over_ranks = [this](double own) { return group_->sum(own); };
   const auto show = is_main() ? show_validation_progress : [](int64_t, int64_t) {};
   m.val_loss = validation_loss(*model_, *data_.validation, plan, show);

@@ -5,6 +5,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <atomic>
 #include <utility>
 
 #include "data/base/error.h"
@@ -264,11 +265,17 @@ class StreamedMatrix : public WeightMatrix {
                                   block.nbytes());
     const size_t from_row = bytes.size() / static_cast<size_t>(count);
     const size_t to_row = to.size() / static_cast<size_t>(count);
+    std::atomic<int64_t> overflows = 0;
     at::parallel_for(0, count, 16, [&](int64_t begin, int64_t end) {
       const auto first = static_cast<size_t>(begin), rows = static_cast<size_t>(end - begin);
-      formats::convert_elements(bytes.subspan(first * from_row, rows * from_row), info_.dtype,
-                                to.subspan(first * to_row, rows * to_row), file_type(form_));
+      overflows +=
+          formats::convert_elements(bytes.subspan(first * from_row, rows * from_row), info_.dtype,
+                                    to.subspan(first * to_row, rows * to_row), file_type(form_));
     });
+    if (overflows > 0) {
+      user_error("{}: {} has {} numbers beyond fp16, which ends at 65504; use bf16 or fp32",
+                 file_.name(), info_.name, overflows.load());
+    }
     return block;
   }
 

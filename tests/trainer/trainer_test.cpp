@@ -171,6 +171,37 @@ TEST_F(TrainerRuns, ALossMaskDecidesWhatIsLearnedAndValidated) {
   EXPECT_THROW(Trainer(config("half", masked), {}), UserError);
 }
 
+TEST_F(TrainerRuns, TheLossOfAMaskIsThatOfTheLearnedTokensHoweverTheStepIsSplit) {
+  const auto size = static_cast<size_t>(fs::file_size(folder_ / "text.txt"));
+  std::string mask(size, '\0');  // windows hold from none to all of their tokens
+  for (size_t i = 0; i < size; ++i) mask[i] = static_cast<char>(i % 48 < 17);
+  write_file_atomically(folder_ / "mask", mask);
+  const std::string path = "data.loss_mask=" + (folder_ / "mask").string();
+  const auto loss = [&](const std::string& out, std::vector<std::string> settings) {
+    settings.insert(settings.end(), {path, "train.max_steps=1"});
+    Trainer run(config(out, settings), {});
+    EXPECT_EQ(run.run(), kFinished);
+    return run.progress().smoothed_loss;
+  };
+  const double whole = loss("whole", {});
+  EXPECT_NEAR(loss("split", {"train.micro_bsz=1", "train.grad_accum=4"}), whole, 1e-5);
+  EXPECT_NEAR(loss("halves", {"train.micro_bsz=2", "train.grad_accum=2"}), whole, 1e-5);
+  EXPECT_GT(whole, 4);
+}
+
+TEST_F(TrainerRuns, AValidationMaskThatNoWindowMeetsIsRefusedBeforeTraining) {
+  const std::string text = read(folder_ / "text.txt");
+  write_file_atomically(folder_ / "valid.txt", text.substr(0, 400));
+  std::string mask(400, '\0');
+  mask[0] = 1;  // no target of any window
+  write_file_atomically(folder_ / "valid.mask", mask);
+  EXPECT_THROW(
+      Trainer(config("none", {"validation.path=" + (folder_ / "valid.txt").string(),
+                              "validation.loss_mask=" + (folder_ / "valid.mask").string()}),
+              {}),
+      UserError);
+}
+
 TEST_F(TrainerRuns, ACheckpointKnowsHowHeadQkWasTrained) {
   const std::vector<std::string> settings = {"model.head_qk=8", "model.head_qk_reduce=max",
                                              "checkpoint.export_pth=true"};

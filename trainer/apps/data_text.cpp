@@ -108,7 +108,7 @@ void build_from_text(const std::string& path, bool jsonl, const data::Vocabulary
           },
       .end_document =
           [&] {
-            builder.add_sequence(sequence);
+            if (jsonl || !sequence.empty()) builder.add_sequence(sequence);
             sequence.clear();
             builder.end_document();
           },

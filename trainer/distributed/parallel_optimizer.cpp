@@ -167,7 +167,8 @@ ParallelOptimizer::NamedTensors ParallelOptimizer::masters() {
     std::vector<at::Tensor> parts;
     for (const OptimizedParameter& piece : adam_->parameters()) parts.push_back(piece.master);
     gather_all(parts, /*as_float32=*/true, [&](size_t i, const at::Tensor& master) {
-      if (group_.is_main()) masters[i] = master.clone();
+      if (group_.is_main())
+        masters[i] = master.to(at::kCPU, at::kFloat, /*non_blocking=*/false, /*copy=*/true);
     });
   }
   NamedTensors named;
@@ -200,7 +201,8 @@ ParallelOptimizer::NamedTensors ParallelOptimizer::moments_to_write() {
     for (auto* moments : {&exp_avg, &exp_avg_sq}) {
       std::vector<at::Tensor> gathered(whole_.size());
       gather_all(*moments, /*as_float32=*/true, [&](size_t i, const at::Tensor& whole) {
-        if (writer[i] == group_.rank()) gathered[i] = whole.clone();
+        if (writer[i] == group_.rank())
+          gathered[i] = whole.to(at::kCPU, at::kFloat, /*non_blocking=*/false, /*copy=*/true);
       });
       *moments = std::move(gathered);
     }
