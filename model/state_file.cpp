@@ -184,9 +184,31 @@ uint32_t weights_fingerprint(const LanguageModel& model) {
   return crc;
 }
 
+void check_state_target(const std::filesystem::path& file) {
+  namespace fs = std::filesystem;
+  const std::string name = printable(file.string());
+  std::error_code ignored;
+  if (!fs::exists(file, ignored)) {
+    const fs::path folder = file.has_parent_path() ? file.parent_path() : fs::path(".");
+    if (!fs::is_directory(folder, ignored)) {
+      user_error("cannot write {}: there is no folder {}; make it first", name,
+                 printable(folder.string()));
+    }
+    return;
+  }
+  bool is_state = false;
+  try {
+    is_state = !entry(formats::open_tensor_file(file), "rwkv_state").empty();
+  } catch (const UserError&) {
+    is_state = false;
+  }
+  if (!is_state) user_error("{} exists and is no state file; choose another name", name);
+}
+
 void save_context(const Context& context, const LanguageModel& model,
                   const std::filesystem::path& file) {
   TORCH_CHECK(context.logits.defined(), "save_context: the context has seen no token");
+  check_state_target(file);
   NamedTensors tensors;
   for (const auto& [name, row] : context.state.rows) {
     TORCH_CHECK(row.size(0) == 1, "save_context: ", name, " holds ", row.size(0), " sequences");

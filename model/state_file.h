@@ -8,6 +8,10 @@
 
 namespace rwkv::model {
 
+/// Throws UserError where save_context() could not or should not write `file`: no folder, or a file
+/// that is no state file, such as the weights that are being read.
+void check_state_target(const std::filesystem::path& file);
+
 /// Writes `context` as a safetensors file, atomically: `state.{i}.att_x`, `.aa`, `.bb`, `.pp`,
 /// `.ffn_x` for the rows of block i (other rows by their own name after `state.`), `logits` [V],
 /// `tokens` [n] i64, `penalty.ids` i64 and `penalty.counts` f64; as metadata n_layer, n_embd,

@@ -141,15 +141,16 @@ std::string speed_lines(const RunConfig& config, const PlanOptions& options,
   const Device& d = options.device;
   const double tokens = points.tokens.back();
   return fmt::format(
-      "\nSpeed on {} {}: {} to {} tokens/s, a step in {} to {},\n  the run in {} to {}\n"
+      "\nSpeed on {}: {} to {} tokens/s, a step in {} to {},\n  the run in {} to {}\n"
       "  An estimate{}: products at {:.0f} % of {:.4g} TFLOP/s ({}), memory\n"
       "  at {:.4g} GB/s: between every PyTorch operator by itself ({:.0f} bytes a channel, layer "
       "and\n"
       "  token) and one kernel an operator ({:.0f}); Adam {}; communication hidden behind the "
       "backward\n"
       "  pass but for {}.{}\n",
-      options.devices, d.name, short_count(slow.tokens_per_s), short_count(fast.tokens_per_s),
-      short_time(slow.total()), short_time(fast.total()), short_time(tokens / slow.tokens_per_s),
+      options.devices == 1 ? std::string(d.name) : fmt::format("{} {}", options.devices, d.name),
+      short_count(slow.tokens_per_s), short_count(fast.tokens_per_s), short_time(slow.total()),
+      short_time(fast.total()), short_time(tokens / slow.tokens_per_s),
       short_time(tokens / fast.tokens_per_s),
       options.measured ? " from rates measured just now" : ", nothing of it measured on a GPU",
       100 * kProductShare, d.flops(config.train.precision) / 1e12,

@@ -65,9 +65,8 @@ void Trainer::check_resumed(const CheckpointState& state) const {
   }
   if (state.data_fingerprint != data_.fingerprint && !options_.allow_data_change) {
     user_error(
-        "data.path: {} is not the file that the checkpoint was trained on (fingerprint {}, then "
-        "{}); "
-        "put that file back, or go on with --allow-data-change",
+        "data.path: {} and data.loss_mask are not what the checkpoint was trained on (fingerprint "
+        "{}, then {}); put those files back, or go on with --allow-data-change",
         printable(config_.data.path), data_.fingerprint, state.data_fingerprint);
   }
 }

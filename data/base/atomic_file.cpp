@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
+#include <csignal>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -34,10 +36,28 @@ std::filesystem::path folder_of(const std::filesystem::path& path) {
   return path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
 }
 
+/// Removes what processes that were killed left of earlier attempts to write `path`.
+void remove_leftovers(const std::filesystem::path& path) {
+  namespace fs = std::filesystem;
+  const std::string start = path.filename().string() + ".tmp-";
+  std::error_code ignored;
+  for (fs::directory_iterator entry(folder_of(path), ignored), end; entry != end;
+       entry.increment(ignored)) {
+    const std::string name = entry->path().filename().string();
+    if (!name.starts_with(start)) continue;
+    int pid = 0;
+    const char* const last = name.data() + name.size();
+    const auto [rest, error] = std::from_chars(name.data() + start.size(), last, pid);
+    const bool is_pid = error == std::errc() && rest == last && pid > 0;
+    if (is_pid && ::kill(pid, 0) != 0 && errno == ESRCH) fs::remove(entry->path(), ignored);
+  }
+}
+
 }  // namespace
 
 AtomicFile::AtomicFile(std::filesystem::path path)
     : path_(std::move(path)), temporary_(path_.string() + ".tmp-" + std::to_string(::getpid())) {
+  remove_leftovers(path_);
   fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (fd_ < 0) write_failed(path_, errno);
 }

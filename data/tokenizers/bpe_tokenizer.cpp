@@ -142,7 +142,8 @@ class BpeTokenizer final : public Vocabulary {
     if (const size_t bad = find_ill_formed_utf8(text); bad != std::string_view::npos) {
       if (!options_.replace_ill_formed) {
         throw EncodingError(
-            bad, fmt::format("0x{:02x} is no well-formed UTF-8; convert the text to UTF-8",
+            bad, fmt::format("0x{:02x} is no well-formed UTF-8; convert the text to UTF-8, or use "
+                             "--replace-invalid of 'rwkv data'",
                              static_cast<unsigned char>(text[bad])));
       }
       replaced = replace_ill_formed_utf8(text);

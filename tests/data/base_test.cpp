@@ -1,4 +1,6 @@
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdint>
@@ -82,6 +84,21 @@ TEST_F(BaseFiles, AtomicFileLeavesOldContentUntilCommit) {
   file.write_at(0, as_bytes("head"));
   file.commit();
   EXPECT_EQ(read(path), "headnew");
+}
+
+TEST_F(BaseFiles, AtomicFileRemovesWhatKilledProcessesLeft) {
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(0);
+  ::waitpid(child, nullptr, 0);  // no process has this number now
+  const fs::path path = folder_ / "out.bin";
+  const fs::path left = folder_ / fmt::format("out.bin.tmp-{}", child);
+  const fs::path alive = folder_ / fmt::format("out.bin.tmp-{}", ::getppid());
+  const fs::path other = folder_ / fmt::format("other.bin.tmp-{}", child);
+  for (const fs::path& file : {left, alive, other}) std::ofstream(file) << "half";
+  write_file_atomically(path, "whole");
+  EXPECT_FALSE(fs::exists(left));
+  EXPECT_TRUE(fs::exists(alive));
+  EXPECT_TRUE(fs::exists(other));
 }
 
 TEST_F(BaseFiles, AtomicFileNamesTheFolderThatIsMissing) {

@@ -44,10 +44,15 @@ std::unique_ptr<data::TokenSource> open(const Arguments& a) {
                             .vocab_file = a.vocab});
 }
 
+void check_ctx_lens(const std::vector<int64_t>& ctx_lens) {
+  for (const int64_t ctx_len : ctx_lens) {
+    if (ctx_len < 1) user_error("--ctx-len: {} is no length; use 1 or more", ctx_len);
+  }
+}
+
 /// A prime for each context length, with which the cubic sampler visits every window once.
 void print_magic_primes(int64_t tokens, const std::vector<int64_t>& ctx_lens) {
   for (const int64_t ctx_len : ctx_lens) {
-    if (ctx_len < 1) user_error("--ctx-len: {} is no length; use 1 or more", ctx_len);
     const int64_t prime = data::largest_magic_prime(tokens, ctx_len);
     if (prime == 0) {
       fmt::print("magic_prime for ctx_len {}: none, the text is too short\n", ctx_len);
@@ -145,6 +150,9 @@ int build_with_tokenizer(const Arguments& arguments) {
 }
 
 int build(const Arguments& arguments) {
+  check_ctx_lens(arguments.ctx_lens);
+  if (arguments.out.empty())
+    user_error("--out: the name is empty; give a prefix for .bin and .idx");
   refuse_overwrite(arguments);
   if (!arguments.text.tokenizer.empty()) return build_with_tokenizer(arguments);
   const auto source = open(arguments);

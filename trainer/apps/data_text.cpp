@@ -46,7 +46,13 @@ int show_tokens(const TokensArguments& arguments) {
     const MappedFile file(arguments.file);
     text.assign(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
   }
-  const auto ids = vocabulary->encode(text);
+  std::vector<int64_t> ids;
+  try {
+    ids = vocabulary->encode(text);
+  } catch (const data::EncodingError& error) {
+    user_error("{}: byte {}: {}", arguments.given ? "--text" : printable(arguments.file),
+               error.byte(), error.reason());
+  }
   if (!arguments.pieces) {
     fmt::print("[{}]\n", fmt::join(ids, ", "));
     return trainer::kFinished;

@@ -75,7 +75,7 @@ int64_t count_characters(std::string_view text) {
 
 bool holds_tokens(const std::string& file) {
   return file.ends_with(".npy") || file.ends_with(".idx") || file.ends_with(".bin") ||
-         std::filesystem::exists(file + ".idx");
+         (!std::filesystem::exists(file) && std::filesystem::exists(file + ".idx"));
 }
 
 Input read_tokens(const std::string& file, const data::Vocabulary* vocabulary) {
@@ -91,6 +91,11 @@ Input read_tokens(const std::string& file, const data::Vocabulary* vocabulary) {
 }
 
 Input read_input(const std::string& file, const trainer::ModelSource& source) {
+  if (file.ends_with(".jsonl")) {
+    user_error(
+        "{}: a .jsonl holds documents; make tokens of them with 'rwkv data build' and name those",
+        printable(file));
+  }
   if (holds_tokens(file)) return read_tokens(file, source.vocabulary.get());
   if (!source.vocabulary) {
     user_error(

@@ -74,18 +74,31 @@ Prompt prompt_of(const Arguments& arguments) {
   return {arguments.prompt, "--prompt", !arguments.no_echo};
 }
 
+std::vector<int64_t> encode(const data::Vocabulary& vocabulary, const Prompt& prompt) {
+  try {
+    return vocabulary.encode(prompt.text);
+  } catch (const data::EncodingError& error) {
+    user_error("{}: byte {}: {}", prompt.option, error.byte(), error.reason());
+  }
+}
+
 int write_one(const Arguments& arguments) {
   const model::WriteOptions options = write_options(arguments);
+  if (!arguments.save_state.empty()) model::check_state_target(arguments.save_state);
   const Prompt prompt = prompt_of(arguments);
   const auto source = open_text_model(arguments.model);
   check_banned(arguments.sampling, *source.model);
   model::Context context = first_context(arguments, *source.model);
-  const auto ids = source.vocabulary->encode(prompt.text);
+  const auto ids = encode(*source.vocabulary, prompt);
   if (ids.empty() && arguments.load_state.empty()) {
     user_error("{}: the text is empty; give at least one character", prompt.option);
   }
   if (!ids.empty()) read_prompt(*source.model, ids, context, prompt.option);
-  if (prompt.shown) write_output(prompt.text);
+  // A character that the prompt begins is shown with the text that completes it.
+  if (prompt.shown) {
+    const std::string_view all = prompt.text;
+    write_output(all.substr(0, all.size() - data::incomplete_utf8_tail(all)));
+  }
   model::write_text(*source.model, *source.vocabulary, options, context, [](std::string_view text) {
     write_output(text);
     return true;

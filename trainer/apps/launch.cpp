@@ -1,16 +1,55 @@
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "data/base/error.h"
 #include "trainer/apps/commands.h"
 #include "trainer/distributed/supervisor.h"
+#include "trainer/exit_code.h"
 
 namespace rwkv::apps {
 namespace {
+
+/// Runs `program` with `arguments` and waits for it; `silent`: without its output, but with its
+/// error messages. Its exit code.
+int run_once(const std::string& program, const std::vector<std::string>& arguments, bool silent) {
+  std::vector<char*> argv{const_cast<char*>(program.c_str())};
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  if (silent) posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
+  pid_t child = 0;
+  const int error = posix_spawn(&child, program.c_str(), &actions, nullptr, argv.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  if (error != 0) user_error("launch: cannot start {}: {}", program, std::strerror(error));
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return WIFEXITED(status) ? WEXITSTATUS(status) : trainer::kBug;
+}
+
+/// What one process can find out alone is said once, before there are ranks.
+std::optional<int> answer_alone(const std::string& program, std::vector<std::string> arguments) {
+  for (const std::string& argument : arguments) {
+    if (argument == "-h" || argument == "--help" || argument == "--print-config") {
+      return run_once(program, arguments, /*silent=*/false);
+    }
+  }
+  arguments.emplace_back("--print-config");
+  const int code = run_once(program, arguments, /*silent=*/true);
+  return code == trainer::kFinished ? std::nullopt : std::optional<int>(code);
+}
 
 int launch_ranks(trainer::LaunchPlan plan) {
   if (plan.arguments.front() != "train") {
@@ -19,6 +58,7 @@ int launch_ranks(trainer::LaunchPlan plan) {
         printable(plan.arguments.front()));
   }
   plan.program = std::filesystem::read_symlink("/proc/self/exe");
+  if (const auto code = answer_alone(plan.program.string(), plan.arguments)) return *code;
   return trainer::launch(plan);
 }
 

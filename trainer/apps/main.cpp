@@ -21,7 +21,8 @@ namespace {
 using rwkv::trainer::ExitCode;
 
 int fail(ExitCode code, const std::string& message) {
-  fmt::print(stderr, "rwkv: {}\n", message);
+  const bool terminal = ::isatty(STDERR_FILENO) == 1;  // where a line of progress may stand
+  fmt::print(stderr, "{}rwkv: {}\n", terminal ? "\r\x1b[K" : "", message);
   return code;
 }
 

@@ -12,8 +12,9 @@ void add(CLI::App& command, const std::string& name, ModelArguments& arguments) 
       .add_option(name, arguments.model,
                   "Run folder, checkpoint, weight file or Hugging Face folder")
       ->required();
-  command.add_option("--vocab", arguments.vocab,
-                     "vocab.json of a character model without a checkpoint");
+  command.add_option(
+      "--vocab", arguments.vocab,
+      "tokenizer.json, World vocabulary or vocab.json of a model that lies without it");
 }
 
 }  // namespace
@@ -32,7 +33,7 @@ trainer::ModelSource open_text_model(const ModelArguments& arguments, std::strin
       trainer::open_model(arguments.model, arguments.vocab, arguments.strategy);
   if (!source.vocabulary) {
     user_error(
-        "{}: {} names no vocabulary and has {} tokens; give its vocab.json with --vocab, or use "
+        "{}: {} names no vocabulary and has {} tokens; give its vocabulary with --vocab, or use "
         "'rwkv logits' with token ids",
         option, printable(arguments.model), source.model->config().vocab_size);
   }

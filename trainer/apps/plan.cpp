@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,7 +23,7 @@ struct Arguments {
   std::vector<std::string> overrides;
   std::string device;
   int64_t devices = 1;
-  double memory_gb = 0;
+  std::optional<double> memory_gb;
   bool json = false;
 };
 
@@ -66,7 +67,7 @@ int plan(const Arguments& arguments) {
         arguments.devices, config.train.real_bsz());
   }
   const bool gpu = arguments.device.empty() ? config.train.device == "cuda" ||
-                                                  arguments.devices > 1 || arguments.memory_gb > 0
+                                                  arguments.devices > 1 || arguments.memory_gb
                                             : arguments.device != "cpu";
   trainer::PlanOptions options{.devices = arguments.devices, .measured = !gpu};
   if (gpu) {
@@ -82,11 +83,11 @@ int plan(const Arguments& arguments) {
       user_error("--gpus: {} processors are not planned for; leave it out", arguments.devices);
     options.device = this_processor(config);
   }
-  if (arguments.memory_gb != 0) {
-    if (!(arguments.memory_gb > 0 && arguments.memory_gb < 1e6)) {
-      user_error("--gpu-memory: {} is no size; give GB, e.g. 24", arguments.memory_gb);
+  if (arguments.memory_gb) {
+    if (!(*arguments.memory_gb > 0 && *arguments.memory_gb < 1e6)) {
+      user_error("--gpu-memory: {} is no size; give GB, e.g. 24", *arguments.memory_gb);
     }
-    options.device.memory_bytes = arguments.memory_gb * 1e9;
+    options.device.memory_bytes = *arguments.memory_gb * 1e9;
   }
   fmt::print("{}", arguments.json ? plan_json(config, options) : plan_text(config, options));
   return trainer::kFinished;

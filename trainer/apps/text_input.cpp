@@ -48,6 +48,10 @@ PromptLine parse_json_prompt(std::string_view text, int64_t number, const std::s
         "{}: no object like {{\"prompt\": \"text\", \"seed\": 1}} or {{\"tokens\": [510, 187]}}",
         place);
   }
+  for (const auto& [key, value] : object.items()) {
+    if (key == "prompt" || key == "tokens" || key == "seed") continue;
+    user_error("{}: unknown key {}; use prompt or tokens, and seed", place, printable(key, 40));
+  }
   PromptLine line{.line = number};
   if (has_prompt) line.prompt = object["prompt"].get<std::string>();
   if (has_tokens) {

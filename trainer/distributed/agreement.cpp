@@ -109,7 +109,7 @@ void check_for_drift(RankGroup& group, model::LanguageModel& model, int64_t step
   }
   throw PeerLostError(text +
                       "); nothing was saved since they did. Check that machine's memory; the same "
-                      "command goes on from the newest checkpoint");
+                      "command goes on from the newest checkpoint, if there is one");
 }
 
 }  // namespace rwkv::trainer

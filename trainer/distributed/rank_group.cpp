@@ -325,7 +325,7 @@ void RankGroup::finish() {
 std::string RankGroup::silent_store() const {
   return fmt::format(
       "{}, which holds the store of this run, does not answer: its machine or the network is gone; "
-      "rank {} stops too. The same command goes on from the newest checkpoint",
+      "rank {} stops too. The same command goes on from the newest checkpoint, if there is one",
       connection_->launcher_holds_store ? "the launcher" : name_of(0), rank_);
 }
 
@@ -383,9 +383,9 @@ void RankGroup::fail(const std::string& what) {
                                 connection_->launcher_holds_store ? "the launcher" : name_of(0));
   }
   spdlog::debug("what failed: {}", what);
-  throw PeerLostError(
-      fmt::format("{}; rank {} stops too. The same command goes on from the newest checkpoint",
-                  verdict, rank_));
+  throw PeerLostError(fmt::format(
+      "{}; rank {} stops too. The same command goes on from the newest checkpoint, if there is one",
+      verdict, rank_));
 }
 
 }  // namespace rwkv::trainer

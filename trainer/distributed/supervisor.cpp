@@ -208,8 +208,10 @@ int launch(const LaunchPlan& plan) {
     const int code = Group(plan, attempt, signals).watch(stopping);
     const bool lost = code == kPeerLost || code == kBug;
     if (!lost || stopping || attempt >= plan.restarts) return code;
-    spdlog::warn("starting the {} ranks again from the newest checkpoint (restart {} of {})",
-                 plan.nproc, attempt + 1, plan.restarts);
+    spdlog::warn(
+        "starting the {} ranks again (restart {} of {}); they go on from the newest checkpoint, or "
+        "from the beginning where there is none",
+        plan.nproc, attempt + 1, plan.restarts);
   }
 }
 
