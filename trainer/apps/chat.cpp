@@ -1,6 +1,7 @@
 #include "model/chat.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
@@ -58,8 +59,20 @@ class InterruptNote {
   struct sigaction before_ {};
 };
 
+/// Waits for input. False when Ctrl-C came first: a signal just before a read would not end it, so
+/// the terminal is asked again and again.
+bool wait_for_input() {
+  constexpr int kMilliseconds = 100;
+  while (interrupted == 0) {
+    pollfd input{.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
+    if (::poll(&input, 1, kMilliseconds) > 0) return true;
+  }
+  return false;
+}
+
 /// One line of standard input; nothing at its end. An interrupted read gives an empty line.
-std::optional<std::string> read_line() {
+std::optional<std::string> read_line(bool on_terminal) {
+  if (on_terminal && !wait_for_input()) return "";
   char* buffer = nullptr;
   size_t size = 0;
   errno = 0;
@@ -97,7 +110,7 @@ class Session {
     bool all_fine = true;
     while (true) {
       if (on_terminal_) write_output(fmt::format("\n{}: ", chat_.config().user));
-      const auto line = read_line();
+      const auto line = read_line(on_terminal_);
       if (!line || *line == "/quit") break;
       if (std::exchange(interrupted, 0) != 0) {
         write_output("\n(/quit leaves)");
