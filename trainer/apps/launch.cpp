@@ -36,7 +36,10 @@ int run_once(const std::string& program, const std::vector<std::string>& argumen
   int status = 0;
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
-  return WIFEXITED(status) ? WEXITSTATUS(status) : trainer::kBug;
+  if (WIFEXITED(status)) return WEXITSTATUS(status);
+  fmt::print(stderr, "rwkv: the check of the arguments was ended by signal {}; run it again\n",
+             WTERMSIG(status));
+  return trainer::kPeerLost;
 }
 
 /// What one process can find out alone is said once, before there are ranks.
